@@ -1,0 +1,2 @@
+//! PID 1 of systems built by kiln.
+fn main() {}

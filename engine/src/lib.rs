@@ -1,1 +1,10 @@
-//! The build engine of kiln.
+//! The build engine of kiln: from a YAML description to the bytes of a bootable system.
+//!
+//! In reading order: [`spec`] is what people wrote, with positions; [`source`] is where bytes come
+//! from; [`tree`] turns layers into packs and trees and merges them; [`system`] is LinuxKit's
+//! contract (bundles, files, kernel); [`step`] is the graph that does all of it once;
+//! [`format`] writes outputs. No terminal, no argv and no environment in here.
+
+pub mod digest;
+pub mod source;
+pub mod spec;

@@ -1,0 +1,6 @@
+//! Where bytes come from: registries, layouts, archives, directories and Debian mirrors.
+//!
+//! Enters: a reference and a platform. Leaves: the manifest of one image, and its layers as
+//! streams. Nothing in here knows what a layer holds.
+
+pub mod debian;

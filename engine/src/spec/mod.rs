@@ -1,0 +1,1 @@
+//! What people wrote: LinuxKit's YAML, typed, with positions.

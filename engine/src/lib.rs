@@ -5,7 +5,10 @@
 //! contract (bundles, files, kernel); [`step`] is the graph that does all of it once;
 //! [`format`] writes outputs. No terminal, no argv and no environment in here.
 
+pub mod build;
 pub mod digest;
+pub mod event;
 pub mod source;
 pub mod spec;
+pub mod step;
 pub mod tree;

@@ -87,16 +87,3 @@ impl Cache {
         self.root.join(directory).join(&hex[..2]).join(&hex[2..])
     }
 }
-
-/// Moves a finished temporary file to its final name, making the directory when needed.
-pub(crate) fn publish(from: &Path, to: &Path) -> Result<()> {
-    match fs::rename(from, to) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            if let Some(parent) = to.parent() {
-                fs::create_dir_all(parent).map_err(CacheError::io("create", parent))?;
-            }
-            fs::rename(from, to).map_err(CacheError::io("write", to))
-        }
-        other => other.map_err(CacheError::io("write", to)),
-    }
-}

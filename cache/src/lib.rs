@@ -14,7 +14,9 @@ pub mod key;
 pub mod layout;
 pub mod lock;
 pub mod object;
+pub mod record;
 pub mod stamp;
+mod temporary;
 
 pub use action::Action;
 pub use digest::Digest;
@@ -22,3 +24,4 @@ pub use error::CacheError;
 pub use key::{Key, KeyBuilder};
 pub use layout::Cache;
 pub use object::{Mapping, Object, ObjectWriter};
+pub use stamp::{FileStamp, Stale, Stamp};

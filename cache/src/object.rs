@@ -4,24 +4,22 @@
 //! its name (an object that is already there is success). One way out: [`Cache::open_object`],
 //! read by `pread` or, for indexes, mapped.
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::{self, Write};
 use std::ops::Deref;
 use std::os::unix::fs::FileExt;
-use std::path::PathBuf;
 
 use crate::error::{CacheError, Result};
-use crate::layout::publish;
+use crate::temporary::Temporary;
 use crate::{Cache, Digest};
 
 /// An object being written. Dropped without [`commit`](Self::commit), it leaves nothing.
 pub struct ObjectWriter<'a> {
     cache: &'a Cache,
-    path: PathBuf,
+    temporary: Temporary,
     file: File,
     hasher: blake3::Hasher,
     len: u64,
-    committed: bool,
 }
 
 impl ObjectWriter<'_> {
@@ -41,14 +39,13 @@ impl ObjectWriter<'_> {
     ///
     /// # Errors
     /// When the file cannot be moved into place.
-    pub fn commit(mut self) -> Result<Digest> {
+    pub fn commit(self) -> Result<Digest> {
         let digest = Digest::from(self.hasher.finalize());
         let target = self.cache.object_path(&digest);
         if target.exists() {
             return Ok(digest);
         }
-        publish(&self.path, &target)?;
-        self.committed = true;
+        self.temporary.publish(&target)?;
         Ok(digest)
     }
 }
@@ -63,15 +60,6 @@ impl Write for ObjectWriter<'_> {
 
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
-    }
-}
-
-impl Drop for ObjectWriter<'_> {
-    fn drop(&mut self) {
-        if !self.committed {
-            // The next process sweeps what cannot be removed now.
-            let _ = fs::remove_file(&self.path);
-        }
     }
 }
 
@@ -159,20 +147,13 @@ impl Cache {
     /// # Errors
     /// When the temporary file cannot be made.
     pub fn object_writer(&self) -> Result<ObjectWriter<'_>> {
-        let path = self.temporary();
-        let file = File::options()
-            .read(true)
-            .write(true)
-            .create_new(true)
-            .open(&path)
-            .map_err(CacheError::io("create", &path))?;
+        let (temporary, file) = self.create_temporary()?;
         Ok(ObjectWriter {
             cache: self,
-            path,
+            temporary,
             file,
             hasher: blake3::Hasher::new(),
             len: 0,
-            committed: false,
         })
     }
 
@@ -186,9 +167,8 @@ impl Cache {
             return Ok(digest);
         }
         let mut writer = self.object_writer()?;
-        writer
-            .write_all(bytes)
-            .map_err(CacheError::io("write", &writer.path))?;
+        let written = writer.write_all(bytes);
+        writer.temporary.wrote(written)?;
         writer.commit()
     }
 

@@ -104,6 +104,16 @@ impl Cache {
     pub fn put_action(&self, key: &Key, action: &Action) -> Result<()> {
         self.put_record(Kind::Action, key, &self.action_path(key), &action.encode())
     }
+
+    /// Returns true when every object of the action is there with its recorded size. An action
+    /// that is not complete is a miss: its step is to be done again.
+    #[must_use]
+    pub fn complete(&self, action: &Action) -> bool {
+        action
+            .outputs
+            .iter()
+            .all(|(_, digest, size)| self.has_object_sized(digest, *size))
+    }
 }
 
 #[cfg(test)]
@@ -112,6 +122,12 @@ mod tests {
 
     use super::*;
     use crate::KeyBuilder;
+
+    /// Records are read-only files.
+    fn replace(path: &std::path::Path, bytes: &[u8]) {
+        fs::remove_file(path).unwrap();
+        fs::write(path, bytes).unwrap();
+    }
 
     #[test]
     fn a_damaged_record_is_absent() {
@@ -132,11 +148,11 @@ mod tests {
         let path = cache.action_path(&key);
         let whole = fs::read(&path).unwrap();
         for cut in 0..whole.len() {
-            fs::write(&path, &whole[..cut]).unwrap();
+            replace(&path, &whole[..cut]);
             assert_eq!(cache.action(&key).unwrap(), None);
             let mut flipped = whole.clone();
             flipped[cut] ^= 1;
-            fs::write(&path, &flipped).unwrap();
+            replace(&path, &flipped);
             assert_eq!(cache.action(&key).unwrap(), None);
         }
     }

@@ -8,10 +8,12 @@
 //! next process sweeps. Nothing in here knows Linux images, YAML or terminals.
 
 pub mod action;
+mod boot;
 pub mod digest;
 pub mod error;
 pub mod key;
 pub mod layout;
+pub mod lease;
 pub mod lock;
 pub mod object;
 pub mod record;

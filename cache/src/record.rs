@@ -12,7 +12,7 @@
 //! record replaced. Integers are little-endian; a string is its length (u32) and its bytes.
 
 use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io::{self, Read};
 use std::path::Path;
 
 use crate::error::{CacheError, Result};
@@ -97,9 +97,8 @@ impl Cache {
                 ),
             )));
         }
-        let (temporary, mut file) = self.create_temporary()?;
-        let written = file.write_all(&seal(kind, key, body));
-        temporary.wrote(written)?;
+        let mut temporary = self.create_temporary()?;
+        temporary.write(&seal(kind, key, body), 0)?;
         temporary.publish(path)
     }
 }

@@ -25,8 +25,9 @@ use std::io::{self, Read};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
+use crate::boot::{nanoseconds, now_ns};
 use crate::error::Result;
 use crate::record::{self, Decoder, Encoder, Kind};
 use crate::{Cache, Digest, Key};
@@ -471,20 +472,6 @@ fn hash(path: &Path, kind: FileKind) -> io::Result<Digest> {
     Ok(hasher.finalize().into())
 }
 
-fn nanoseconds(seconds: i64, nanoseconds: i64) -> i64 {
-    seconds
-        .saturating_mul(1_000_000_000)
-        .saturating_add(nanoseconds)
-}
-
-fn now_ns() -> i64 {
-    SystemTime::now()
-        .duration_since(SystemTime::UNIX_EPOCH)
-        .map_or(0, |since| {
-            i64::try_from(since.as_nanos()).unwrap_or(i64::MAX)
-        })
-}
-
 fn slot(root: &Path, key: &Key, suffix: &str) -> PathBuf {
     root.join("builds").join(format!("{key}.{suffix}"))
 }
@@ -533,6 +520,7 @@ impl Cache {
 #[cfg(test)]
 mod tests {
     use std::fs::FileTimes;
+    use std::time::SystemTime;
 
     use proptest::prelude::*;
 

@@ -4,6 +4,7 @@
 //! needs, is asked again when that is there, and so the graph grows while it runs; when it needs
 //! nothing more it gives its key and its work. [`scheduler`] does the rest.
 
+pub mod generated;
 pub mod scheduler;
 
 use std::error::Error;

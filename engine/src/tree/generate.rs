@@ -35,8 +35,8 @@ pub enum Body {
     Directory,
     /// A file with these bytes.
     Bytes(Vec<u8>),
-    /// A file with the bytes of a file of the host.
-    Host(PathBuf),
+    /// A file with the bytes of a file of the host, which have this digest.
+    Host(PathBuf, Digest),
     /// A symbolic link with this target.
     Symlink(Vec<u8>),
 }
@@ -81,6 +81,9 @@ pub enum GenerateError {
         /// What the system said.
         source: io::Error,
     },
+    /// A file of the host is not what it was when the build began.
+    #[error("{} changed while it was being read", .0.display())]
+    Changed(PathBuf),
     /// The tree cannot be written.
     #[error(transparent)]
     Tree(#[from] TreeError),
@@ -104,7 +107,7 @@ pub fn generate(cache: &Cache, nodes: &[Node]) -> Result<Generated, GenerateErro
                     .map_err(CacheError::io("write", cache.root()))?;
                 Digest::of(bytes)
             }
-            Body::Host(path) => {
+            Body::Host(path, expected) => {
                 let host = |source| GenerateError::Host {
                     path: path.clone(),
                     source,
@@ -115,12 +118,17 @@ pub fn generate(cache: &Cache, nodes: &[Node]) -> Result<Generated, GenerateErro
                 loop {
                     let count = file.read(&mut buffer).map_err(host)?;
                     if count == 0 {
-                        break Digest::from(hasher.finalize());
+                        break;
                     }
                     hasher.update(&buffer[..count]);
                     pack.write_all(&buffer[..count])
                         .map_err(CacheError::io("write", cache.root()))?;
                 }
+                let digest = Digest::from(hasher.finalize());
+                if digest != *expected {
+                    return Err(GenerateError::Changed(path.clone()));
+                }
+                digest
             }
             Body::Directory | Body::Symlink(_) => Digest::of(b""),
         };
@@ -132,7 +140,7 @@ pub fn generate(cache: &Cache, nodes: &[Node]) -> Result<Generated, GenerateErro
     for (node, (offset, size, digest)) in nodes.iter().zip(places) {
         let kind = match node.body {
             Body::Directory => Kind::Directory,
-            Body::Bytes(_) | Body::Host(_) => Kind::File,
+            Body::Bytes(_) | Body::Host(..) => Kind::File,
             Body::Symlink(_) => Kind::Symlink,
         };
         let mut entry = Entry::new(node.path.clone(), kind, node.mode);

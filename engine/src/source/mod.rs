@@ -4,3 +4,5 @@
 //! streams. Nothing in here knows what a layer holds.
 
 pub mod debian;
+pub mod download;
+pub mod http;

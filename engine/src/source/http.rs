@@ -195,25 +195,46 @@ struct Said<'a>(&'a [u8]);
 
 impl fmt::Display for Said<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // Only short plain text: an HTML page helps nobody.
-        let Ok(text) = std::str::from_utf8(self.0) else {
-            return Ok(());
+        let text = match serde_json::from_slice::<RegistryErrors>(self.0) {
+            Ok(said) => said
+                .errors
+                .into_iter()
+                .next()
+                .map(|error| error.message)
+                .unwrap_or_default(),
+            // Else only short plain text: a page of HTML helps nobody.
+            Err(_) => match std::str::from_utf8(self.0) {
+                Ok(text) if !text.trim_start().starts_with(['<', '{', '[']) => text.to_owned(),
+                _ => String::new(),
+            },
         };
-        let line = text.trim();
-        if line.is_empty() || line.starts_with('<') {
-            return Ok(());
+        let shown: String = text.trim().chars().take(200).map(printable).collect();
+        if shown.is_empty() {
+            Ok(())
+        } else {
+            write!(f, " ({shown})")
         }
-        f.write_str(" (")?;
-        for character in line.chars().take(200) {
-            let shown = if character.is_control() {
-                ' '
-            } else {
-                character
-            };
-            write!(f, "{shown}")?;
-        }
-        f.write_str(")")
     }
+}
+
+fn printable(character: char) -> char {
+    if character.is_control() {
+        ' '
+    } else {
+        character
+    }
+}
+
+/// How registries say what is wrong (distribution specification, error codes).
+#[derive(serde::Deserialize)]
+struct RegistryErrors {
+    errors: Vec<RegistryError>,
+}
+
+#[derive(serde::Deserialize)]
+struct RegistryError {
+    #[serde(default)]
+    message: String,
 }
 
 struct Attempts(u32);
@@ -815,7 +836,7 @@ pub fn is_loopback(host: &str) -> bool {
 }
 
 /// Tells whether a list of `host` or `host:port` names `authority`.
-fn is_listed(list: &[String], authority: &Authority) -> bool {
+pub(super) fn is_listed(list: &[String], authority: &Authority) -> bool {
     let text = authority.as_str();
     let text = text.rsplit_once('@').map_or(text, |(_, host)| host);
     list.iter().any(|entry| {

@@ -1,1 +1,3 @@
 //! Debian packages as a source.
+
+pub mod apt;

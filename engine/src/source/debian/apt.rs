@@ -462,12 +462,10 @@ pub struct HostApt {
     pub root: PathBuf,
     /// All enabled `deb` entries, in apt's order of files.
     pub entries: Vec<Entry>,
-    /// `VERSION_CODENAME` of os-release.
-    pub codename: Option<String>,
 }
 
 impl HostApt {
-    /// Reads `etc/apt` and `etc/os-release` under `root`. Absent files are no error.
+    /// Reads `etc/apt` under `root`. Absent files are no error.
     ///
     /// # Errors
     /// Files that cannot be read or are malformed.
@@ -487,24 +485,31 @@ impl HostApt {
                 entries.extend(parse(&name, &String::from_utf8_lossy(&bytes))?);
             }
         }
-        let os_release = read_file(&root.join("etc/os-release"))?;
         Ok(Self {
             root: root.to_owned(),
             entries,
-            codename: os_release.and_then(|bytes| codename(&String::from_utf8_lossy(&bytes))),
         })
     }
 
-    /// Returns the suite to use when none is named.
+    /// A host whose sources are not looked at.
+    #[must_use]
+    pub fn bare(root: &Path) -> Self {
+        Self {
+            root: root.to_owned(),
+            entries: Vec::new(),
+        }
+    }
+
+    /// Returns the suite to use when none is named: `VERSION_CODENAME` of os-release(5).
     ///
     /// # Errors
     /// [`AptError::NoCodename`].
-    pub fn suite(&self) -> Result<&str, AptError> {
-        self.codename
-            .as_deref()
-            .ok_or_else(|| AptError::NoCodename {
-                path: self.root.join("etc/os-release").display().to_string(),
-            })
+    pub fn suite(&self) -> Result<String, AptError> {
+        let path = self.root.join("etc/os-release");
+        let text = read_file(&path)?.unwrap_or_default();
+        codename(&String::from_utf8_lossy(&text)).ok_or_else(|| AptError::NoCodename {
+            path: path.display().to_string(),
+        })
     }
 
     /// Reads the keys that may sign a source: its own, or else the host's default keyrings:

@@ -726,7 +726,7 @@ SHA256:
     #[test]
     fn believes_the_archives_of_this_host() {
         let host = HostApt::read(Path::new("/")).unwrap();
-        let suite = host.suite().unwrap().to_owned();
+        let suite = host.suite().unwrap();
         let dir = tempfile::tempdir().unwrap();
         for source in pick(&host.entries, &suite, "amd64").unwrap() {
             let url = format!("{}/dists/{}/InRelease", source.url, source.suite);

@@ -21,7 +21,9 @@ pub mod packages;
 pub mod relation;
 pub mod release;
 pub mod signed;
+pub mod solve;
 pub mod transport;
+mod universe;
 
 use std::io;
 use std::path::{Path, PathBuf};

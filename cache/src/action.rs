@@ -120,6 +120,8 @@ impl Cache {
 mod tests {
     use std::fs;
 
+    use proptest::prelude::*;
+
     use super::*;
     use crate::KeyBuilder;
 
@@ -154,6 +156,61 @@ mod tests {
             flipped[cut] ^= 1;
             replace(&path, &flipped);
             assert_eq!(cache.action(&key).unwrap(), None);
+        }
+    }
+
+    fn any_action() -> impl Strategy<Value = Action> {
+        use proptest::collection::vec;
+        let digest = any::<[u8; 32]>().prop_map(Digest::from_bytes);
+        (
+            ".{0,8}",
+            ".{0,8}",
+            any::<u64>(),
+            vec((".{0,8}", digest, any::<u64>()), 0..4),
+            vec((".{0,8}", vec(any::<u8>(), 0..20)), 0..4),
+            vec(any::<[u8; 32]>().prop_map(Key::from_bytes), 0..4),
+        )
+            .prop_map(|(kind, label, cost_ns, outputs, values, edges)| Action {
+                kind,
+                label,
+                cost_ns,
+                outputs,
+                values,
+                edges,
+            })
+    }
+
+    proptest! {
+        #[test]
+        fn encodes_what_it_decodes(
+            action in any_action(),
+            cut in any::<proptest::sample::Index>(),
+        ) {
+            let bytes = action.encode();
+            prop_assert_eq!(Action::decode(&bytes[..cut.index(bytes.len())]), None);
+            prop_assert_eq!(Action::decode(&bytes), Some(action));
+        }
+
+        #[test]
+        fn any_bytes_decode_or_not(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
+            if let Some(action) = Action::decode(&bytes) {
+                prop_assert_eq!(action.encode(), bytes);
+            }
+        }
+
+        /// What passes the checksum may still be anybody's: lengths that promise gigabytes.
+        #[test]
+        fn changed_bytes_decode_or_not(
+            action in any_action(),
+            at in any::<proptest::sample::Index>(),
+            value in any::<[u8; 4]>(),
+        ) {
+            let mut bytes = action.encode();
+            let at = at.index(bytes.len() - 3);
+            bytes[at..at + 4].copy_from_slice(&value);
+            if let Some(action) = Action::decode(&bytes) {
+                prop_assert_eq!(action.encode(), bytes);
+            }
         }
     }
 }

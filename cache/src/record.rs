@@ -216,3 +216,55 @@ impl<'a> Decoder<'a> {
         self.0.is_empty().then_some(value)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::KeyBuilder;
+
+    proptest! {
+        #[test]
+        fn only_the_same_bytes_unseal(
+            body in proptest::collection::vec(any::<u8>(), 0..100),
+            at in any::<proptest::sample::Index>(),
+            flip in 1_u8..,
+        ) {
+            let key = KeyBuilder::new("test", 1).finish();
+            let other = KeyBuilder::new("test", 2).finish();
+            let mut bytes = seal(Kind::Note, &key, &body);
+            prop_assert_eq!(unseal(Kind::Note, &key, &bytes), Some(&body[..]));
+            prop_assert_eq!(unseal(Kind::Note, &other, &bytes), None);
+            prop_assert_eq!(unseal(Kind::Stamp, &key, &bytes), None);
+            let at = at.index(bytes.len());
+            prop_assert_eq!(unseal(Kind::Note, &key, &bytes[..at]), None);
+            bytes[at] ^= flip;
+            prop_assert_eq!(unseal(Kind::Note, &key, &bytes), None);
+        }
+
+        #[test]
+        fn any_bytes_are_no_record(bytes in proptest::collection::vec(any::<u8>(), 0..100)) {
+            let key = KeyBuilder::new("test", 1).finish();
+            prop_assert_eq!(unseal(Kind::Action, &key, &bytes), None);
+            let mut headed = MAGIC.to_vec();
+            headed.extend(Kind::Action.name());
+            headed.extend(bytes);
+            prop_assert_eq!(unseal(Kind::Action, &key, &headed), None);
+        }
+    }
+
+    #[test]
+    fn a_record_has_a_largest_size() {
+        let room = tempfile::tempdir().unwrap();
+        let cache = Cache::open(room.path().join("cache")).unwrap();
+        let key = KeyBuilder::new("test", 1).finish();
+        assert!(cache.put_note(&key, &vec![0; BODY_BYTES_MAX + 1]).is_err());
+        // A file nobody wrote: sparse, and larger than anybody's memory.
+        let path = room.path().join("huge");
+        fs::File::create(&path).unwrap().set_len(1 << 40).unwrap();
+        assert_eq!(read_file(&path).unwrap(), None);
+    }
+}

@@ -10,7 +10,7 @@
 //!
 //! ```text
 //! lock      taken by who has the catalogue open
-//! state     "clean N", N = entries; or "opening"; or "open N", N = how often it was not closed
+//! state     "clean N", N = entries; "open N", N = how often in a row it was not closed; "making"
 //! db/       sled 0.34
 //! bad/      the last one that was set aside
 //! spool…    see there
@@ -28,10 +28,11 @@
 //!
 //! **Damage.** A `*.generating` snapshot that a kill inside sled's `open` leaves is removed before
 //! the next (sled would read it). sled panics on some damage, and a release build aborts: so
-//! `state` is written before, and the next who opens finds "opening" (or a second "open") and
-//! starts afresh. Closed well, the number of entries must be what it was.
+//! `state` is written before, and who finds it left open twice in a row starts afresh. (Once may
+//! have been a kill, which sled survives.) Closed well, the number of entries must be what it was.
 
 use std::fs::{self, File, TryLockError};
+use std::io::{self, Write};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -60,7 +61,7 @@ pub struct Catalogue<'a> {
     cache: &'a Cache,
     index: PathBuf,
     db: Option<Db>,
-    rebuilt: bool,
+    rebuilt: Option<String>,
     /// Closed last.
     _lock: File,
 }
@@ -251,6 +252,9 @@ fn keys_after(tree: &sled::Tree, prefix: &[u8; 32]) -> sled::Result<Vec<Key>> {
 fn guarded<T>(index: &Path, body: impl FnOnce() -> sled::Result<T>) -> Result<T> {
     let reason = match catch_unwind(AssertUnwindSafe(body)) {
         Ok(Ok(value)) => return Ok(value),
+        Ok(Err(sled::Error::Io(error))) if is_ours(&error) => {
+            return Err(CacheError::write(&index.join("db"), 0, error));
+        }
         Ok(Err(error)) => error.to_string(),
         Err(panic) => match panic.downcast_ref::<String>() {
             Some(text) => text.clone(),
@@ -263,34 +267,46 @@ fn guarded<T>(index: &Path, body: impl FnOnce() -> sled::Result<T>) -> Result<T>
     })
 }
 
+/// True when the disk or the permissions are at fault, not the database.
+fn is_ours(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::StorageFull
+            | io::ErrorKind::QuotaExceeded
+            | io::ErrorKind::PermissionDenied
+            | io::ErrorKind::ReadOnlyFilesystem
+    )
+}
+
 /// What the file `state` says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
-    Absent,
+    /// Nothing to be trusted: absent, unreadable, or not finished.
+    Making,
     Clean(usize),
-    Opening,
     Open(u32),
 }
 
 impl State {
     fn read(path: &Path) -> Self {
-        let Ok(text) = fs::read_to_string(path) else {
-            return Self::Absent;
-        };
+        let text = fs::read_to_string(path).unwrap_or_default();
         match text.trim().split_once(' ') {
-            Some(("clean", count)) => count.parse().map_or(Self::Opening, Self::Clean),
-            Some(("open", count)) => count.parse().map_or(Self::Opening, Self::Open),
-            _ => Self::Opening, // or rubbish: not to be trusted either
+            Some(("clean", count)) => count.parse().map_or(Self::Making, Self::Clean),
+            Some(("open", count)) => count.parse().map_or(Self::Making, Self::Open),
+            _ => Self::Making,
         }
     }
 
     fn write(self, path: &Path) -> Result<()> {
         let text = match self {
-            Self::Clean(count) => format!("clean {count}\n"),
-            Self::Open(count) => format!("open {count}\n"),
-            Self::Opening | Self::Absent => "opening\n".to_owned(),
+            Self::Clean(count) => format!("clean {count}"),
+            Self::Open(count) => format!("open {count}"),
+            Self::Making => "making".to_owned(),
         };
-        fs::write(path, text).map_err(|error| CacheError::write(path, 16, error))
+        // One write over the old one, of fixed width: a kill leaves this or that.
+        lock::open(path, true)
+            .and_then(|mut file| file.write_all(format!("{text:<31}\n").as_bytes()))
+            .map_err(|error| CacheError::write(path, 32, error))
     }
 }
 
@@ -307,15 +323,16 @@ impl Cache {
             cache: self,
             index,
             db: None,
-            rebuilt: false,
+            rebuilt: None,
             _lock: lock,
         };
-        if catalogue.open_old().is_err() {
-            catalogue.start_afresh()?;
-        }
-        if catalogue.fold().is_err() {
-            catalogue.start_afresh()?;
-            catalogue.fold()?;
+        match catalogue.open_old().and_then(|()| catalogue.fold()) {
+            // The database's fault. A full disk or an unreadable action is not.
+            Err(error @ CacheError::Catalogue { .. }) => {
+                catalogue.start_afresh(&error)?;
+                catalogue.fold()?;
+            }
+            other => other?,
         }
         Ok(catalogue)
     }
@@ -359,15 +376,14 @@ impl Catalogue<'_> {
     fn open_old(&mut self) -> Result<()> {
         let state = State::read(&self.state());
         let unclean = match state {
-            State::Absent => return Err(self.damaged("not there")),
-            State::Opening => return Err(self.damaged("someone died opening it")),
+            State::Making => return Err(self.damaged("not there, or not finished")),
             State::Open(count) if count > UNCLEAN_MAX => {
-                return Err(self.damaged("died in again and again"));
+                return Err(self.damaged("left open again and again"));
             }
             State::Open(count) => count,
             State::Clean(_) => 0,
         };
-        State::Opening.write(&self.state())?;
+        State::Open(unclean + 1).write(&self.state())?;
         for entry in read_dir(&self.path())?.flatten() {
             if entry.file_name().to_string_lossy().ends_with(".generating") {
                 let path = entry.path();
@@ -382,11 +398,11 @@ impl Catalogue<'_> {
             return Err(self.damaged("entries are missing"));
         }
         self.db = Some(db);
-        State::Open(unclean + 1).write(&self.state())
+        Ok(())
     }
 
     /// Sets aside what is there and rebuilds from the files. The history goes with it.
-    fn start_afresh(&mut self) -> Result<()> {
+    fn start_afresh(&mut self, why: &CacheError) -> Result<()> {
         self.db = None;
         let path = self.path();
         if path.exists() {
@@ -394,11 +410,12 @@ impl Catalogue<'_> {
             let _ = fs::remove_dir_all(&bad);
             fs::rename(&path, &bad).map_err(CacheError::io("set aside", &path))?;
         }
-        State::Opening.write(&self.state())?;
+        State::Making.write(&self.state())?;
         self.db = Some(guarded(&self.index, || Db::open(&path))?);
-        State::Open(1).write(&self.state())?;
-        self.rebuilt = true;
-        self.rebuild()
+        self.rebuilt = Some(why.to_string());
+        self.rebuild()?;
+        self.ask(|db| db.db.flush().map(drop))?;
+        State::Open(1).write(&self.state())
     }
 
     fn ask<T>(&self, body: impl FnOnce(&Db) -> sled::Result<T>) -> Result<T> {
@@ -498,11 +515,11 @@ impl Catalogue<'_> {
         })
     }
 
-    /// Returns true when the catalogue was missing or damaged and was made anew: the history and
+    /// Returns why the catalogue was made anew when it was opened, when it was: the history and
     /// the order of use begin now.
     #[must_use]
-    pub const fn rebuilt(&self) -> bool {
-        self.rebuilt
+    pub fn rebuilt(&self) -> Option<&str> {
+        self.rebuilt.as_deref()
     }
 
     /// Returns what is known of an action.

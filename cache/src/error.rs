@@ -148,6 +148,14 @@ impl CacheError {
     }
 }
 
+/// True for what a damaged medium or file system answers.
+pub(crate) fn is_damage(error: &io::Error) -> bool {
+    use rustix::io::Errno;
+    [Errno::IO, Errno::UCLEAN, Errno::BADMSG]
+        .iter()
+        .any(|errno| error.raw_os_error() == Some(errno.raw_os_error()))
+}
+
 /// Prints a number of bytes for people.
 struct Bytes(u64);
 

@@ -15,7 +15,7 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path;
 
-use crate::error::{CacheError, Result};
+use crate::error::{CacheError, Result, is_damage};
 use crate::{Cache, Digest, Key};
 
 const MAGIC: &[u8; 14] = b"kiln record 1\n";
@@ -70,19 +70,20 @@ pub(crate) fn unseal<'a>(kind: Kind, key: &Key, bytes: &'a [u8]) -> Option<&'a [
     (checksum(kind, key, body) == sum).then_some(body)
 }
 
-/// Reads the file of a record; `None` when it is absent. Damage is for [`unseal`] to find.
+/// Reads the file of a record; `None` when it is absent, or the medium is damaged there. Damage of
+/// the content is for [`unseal`] to find.
 pub(crate) fn read_file(path: &Path) -> Result<Option<Vec<u8>>> {
-    let file = match File::open(path) {
-        Ok(file) => file,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(CacheError::io("open", path)(error)),
-    };
     let mut bytes = Vec::new();
-    file.take((HEAD_BYTES + BODY_BYTES_MAX + 1) as u64)
-        .read_to_end(&mut bytes)
-        .map_err(CacheError::io("read", path))?;
-    // A longer file is none of ours.
-    Ok((bytes.len() <= HEAD_BYTES + BODY_BYTES_MAX).then_some(bytes))
+    let read = File::open(path).and_then(|file| {
+        let limit = HEAD_BYTES + BODY_BYTES_MAX + 1;
+        file.take(limit as u64).read_to_end(&mut bytes)
+    });
+    match read {
+        // A longer file is none of ours.
+        Ok(len) => Ok((len <= HEAD_BYTES + BODY_BYTES_MAX).then_some(bytes)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound || is_damage(&error) => Ok(None),
+        Err(error) => Err(CacheError::io("read", path)(error)),
+    }
 }
 
 impl Cache {

@@ -664,7 +664,7 @@ mod tests {
         let room = tempfile::tempdir().unwrap();
         let path = room.path().join("a.yml");
         let mut trusted = 0;
-        for number in 0..400_u32 {
+        for number in 0..200_u32 {
             write(&path, "first.");
             // Every phase of the tick.
             std::thread::sleep(Duration::from_micros(u64::from(number * 37 % 9000)));

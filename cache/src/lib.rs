@@ -2,7 +2,8 @@
 //!
 //! What is kept, in reading order: [`digest`] and [`key`] name things; [`layout`] is the directory;
 //! [`object`] holds immutable bytes named by their content; [`record`] is the form of small files:
-//! [`action`] says what a key produced; [`stamp`] is what an unchanged build reads, alone.
+//! [`action`] says what a key produced; [`stamp`] is what an unchanged build reads, alone, and
+//! [`file_stamp`] one file in it.
 //! [`lock`] lets two processes do a step once; [`lease`] says who is alive and what they use.
 //! [`walk`] and [`info`] look at all of it; [`spool`] and [`catalogue`] remember when it was used.
 //!
@@ -37,6 +38,7 @@ mod boot;
 pub mod catalogue;
 pub mod digest;
 pub mod error;
+pub mod file_stamp;
 pub mod info;
 pub mod key;
 pub mod layout;
@@ -53,11 +55,12 @@ pub use action::Action;
 pub use catalogue::Catalogue;
 pub use digest::Digest;
 pub use error::CacheError;
+pub use file_stamp::FileStamp;
 pub use info::Info;
 pub use key::{Key, KeyBuilder};
 pub use layout::Cache;
 pub use lock::KeyLock;
 pub use object::{Mapping, Object, ObjectWriter};
 pub use spool::Build;
-pub use stamp::{FileStamp, Stale, Stamp};
+pub use stamp::{Stale, Stamp};
 pub use walk::Stored;

@@ -10,7 +10,7 @@
 //! edges         u32 count; key 32
 //! ```
 
-use crate::error::Result;
+use crate::error::{CacheError, Result};
 use crate::record::{self, Decoder, Encoder, Kind};
 use crate::{Cache, Digest, Key};
 
@@ -113,6 +113,27 @@ impl Cache {
             .outputs
             .iter()
             .all(|(_, digest, size)| self.has_object_sized(digest, *size))
+    }
+
+    /// Like [`complete`](Self::complete), and every object may be used: one that has to be hashed
+    /// (see [`crate::object`]) is hashed now, and set aside when it is damaged. Costs an open and
+    /// a `stat` per object otherwise. Who looks actions up with this meets a missing object later
+    /// only if someone removes it meanwhile.
+    ///
+    /// # Errors
+    /// When an object cannot be read for another reason than damage.
+    pub fn sound(&self, action: &Action) -> Result<bool> {
+        if !self.complete(action) {
+            return Ok(false);
+        }
+        for (_, digest, size) in &action.outputs {
+            match self.open_sized(digest, *size) {
+                Ok(_) => {}
+                Err(CacheError::MissingObject(_)) => return Ok(false),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(true)
     }
 }
 

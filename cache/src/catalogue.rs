@@ -157,11 +157,23 @@ impl ObjectEntry {
 
 impl Db {
     fn open(path: &Path) -> sled::Result<Self> {
-        let db = sled::Config::new()
+        let config = sled::Config::new()
             .path(path)
             .cache_capacity(CACHE_BYTES)
-            .flush_every_ms(None)
-            .open()?;
+            .flush_every_ms(None);
+        let until = Instant::now() + WAIT;
+        let db = loop {
+            match config.open() {
+                // sled's threads may hold its own lock a moment longer than the last handle
+                // lived; other processes are kept out by ours.
+                Err(sled::Error::Io(error))
+                    if error.kind() == io::ErrorKind::WouldBlock && Instant::now() < until =>
+                {
+                    std::thread::sleep(Duration::from_millis(2));
+                }
+                other => break other?,
+            }
+        };
         Ok(Self {
             actions: db.open_tree("actions")?,
             objects: db.open_tree("objects")?,
@@ -273,6 +285,7 @@ fn is_ours(error: &io::Error) -> bool {
         error.kind(),
         io::ErrorKind::StorageFull
             | io::ErrorKind::QuotaExceeded
+            | io::ErrorKind::WouldBlock
             | io::ErrorKind::PermissionDenied
             | io::ErrorKind::ReadOnlyFilesystem
     )

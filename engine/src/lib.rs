@@ -6,6 +6,7 @@
 //! [`format`] writes outputs. No terminal, no argv and no environment in here.
 
 pub mod digest;
+pub mod format;
 pub mod source;
 pub mod spec;
 pub mod tree;

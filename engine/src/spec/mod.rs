@@ -42,8 +42,10 @@ pub use oci::{
 pub use position::{Position, Spanned};
 pub use yaml::{DEPTH_MAX, EXPANSION_MAX, NODES_MAX, TEXT_MAX_BYTES};
 
+pub(crate) use error::ErrorList;
+pub(crate) use nearest::nearest;
+
 use decode::{Decoder, Fields, Path};
-use error::ErrorList;
 use position::Source;
 
 impl Spec {

@@ -200,7 +200,7 @@ mod tests {
         let arguments = machine.arguments(&model("amd64").unwrap());
         let arguments: Vec<_> = arguments.iter().map(|a| a.to_str().unwrap()).collect();
         let text = arguments.join(" ");
-        insta::assert_snapshot!(text, @"");
+        insta::assert_snapshot!(text, @"-machine q35 -accel tcg -cpu max -smp 2 -m 512M -kernel a,b-kernel -initrd a,b-initrd.img -append console=ttyS0 a,b -netdev user,id=net0,hostfwd=tcp:127.0.0.1:8080-:80,hostfwd=udp:127.0.0.1:53-:53 -device virtio-net-pci,netdev=net0 -device virtio-rng-pci -nodefaults -no-user-config -nographic -serial mon:stdio -no-reboot");
         let kvm = Machine {
             kvm: true,
             ..machine

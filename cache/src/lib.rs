@@ -8,13 +8,17 @@
 //! next process sweeps. Nothing in here knows Linux images, YAML or terminals.
 
 pub mod action;
+mod boot;
 pub mod digest;
 pub mod error;
 pub mod key;
 pub mod layout;
+pub mod lease;
 pub mod lock;
 pub mod object;
+pub mod record;
 pub mod stamp;
+mod temporary;
 
 pub use action::Action;
 pub use digest::Digest;
@@ -22,3 +26,4 @@ pub use error::CacheError;
 pub use key::{Key, KeyBuilder};
 pub use layout::Cache;
 pub use object::{Mapping, Object, ObjectWriter};
+pub use stamp::{FileStamp, Stale, Stamp};

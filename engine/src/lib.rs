@@ -8,6 +8,7 @@
 pub mod build;
 pub mod digest;
 pub mod event;
+pub mod lockfile;
 pub mod source;
 pub mod spec;
 pub mod step;

@@ -4,6 +4,7 @@
 //! needs, is asked again when that is there, and so the graph grows while it runs; when it needs
 //! nothing more it gives its key and its work. [`scheduler`] does the rest.
 
+pub mod generated;
 pub mod scheduler;
 
 use std::error::Error;
@@ -122,16 +123,17 @@ impl Results<'_> {
         (self.find)(&step.id())
     }
 
-    /// Returns the results of all steps, or what is still needed.
+    /// Returns the results of all steps.
     ///
     /// # Errors
-    /// The [`Next::Need`] to return.
-    pub fn all(&self, steps: &[Arc<dyn Step>]) -> Result<Vec<Arc<Action>>, Next> {
+    /// The steps, for [`Next::Need`], when some of them have no result yet.
+    pub fn all(&self, steps: &[Arc<dyn Step>]) -> Result<Vec<Arc<Action>>, Vec<Arc<dyn Step>>> {
         let found: Vec<_> = steps.iter().filter_map(|step| self.get(&**step)).collect();
         if found.len() == steps.len() {
-            return Ok(found);
+            Ok(found)
+        } else {
+            Err(steps.to_vec())
         }
-        Err(Next::Need(steps.to_vec()))
     }
 }
 

@@ -273,7 +273,7 @@ impl<'a> Loop<'a> {
             self.running -= 1;
             match finished.result {
                 Ok(action) => {
-                    self.settle(finished.node, action, finished.outcome, finished.duration)
+                    self.settle(finished.node, action, finished.outcome, finished.duration);
                 }
                 Err(error) => self.fail(finished.node, error),
             }

@@ -5,8 +5,8 @@
 
 use std::path::{Path, PathBuf};
 
-use kiln_cache::stamp::{FileStamp, Stamp};
 use kiln_cache::{Cache, Key, KeyBuilder};
+use kiln_cache::{FileStamp, Stamp};
 use serde::{Deserialize, Serialize};
 
 use super::{BuildError, Destination, Format, OutputFile, Report, Request};
@@ -34,13 +34,18 @@ fn key(request: &Request) -> Option<Key> {
     let mut key = KeyBuilder::new("build", 1)
         .field("program", &request.program)
         .list("files", files?.iter().map(|path| bytes(path)))
-        .list("formats", request.formats.iter().map(|format| format.name()))
+        .list(
+            "formats",
+            request.formats.iter().map(|format| format.name()),
+        )
         .field("architecture", &request.architecture)
         // Sources of files are relative to it.
         .field("directory", bytes(&std::env::current_dir().ok()?));
     match &request.destination {
         Destination::Directory { directory, name } => {
-            key = key.field("directory", bytes(&absolute(directory)?)).field("name", name);
+            key = key
+                .field("directory", bytes(&absolute(directory)?))
+                .field("name", name);
         }
         Destination::File(path) => key = key.field("file", bytes(&absolute(path)?)),
         Destination::Stdout => return None,
@@ -60,7 +65,12 @@ pub(super) fn fresh(request: &Request) -> Option<Report> {
         outputs: kept
             .outputs
             .into_iter()
-            .map(|(path, role, bytes)| OutputFile { path: path.into(), role, bytes, written: 0 })
+            .map(|(path, role, bytes)| OutputFile {
+                path: path.into(),
+                role,
+                bytes,
+                written: 0,
+            })
             .collect(),
         cmdline: kept.cmdline,
         up_to_date: true,
@@ -75,15 +85,26 @@ pub(super) fn remember(
     inputs: &mut Inputs,
     report: &Report,
 ) -> Result<(), BuildError> {
-    let Some(key) = key(request) else { return Ok(()) };
+    let Some(key) = key(request) else {
+        return Ok(());
+    };
     let paths: Option<Vec<_>> = report
         .outputs
         .iter()
-        .map(|output| Some((output.path.to_str()?.to_owned(), output.role.clone(), output.bytes)))
+        .map(|output| {
+            Some((
+                output.path.to_str()?.to_owned(),
+                output.role.clone(),
+                output.bytes,
+            ))
+        })
         .collect();
     // A path that is no text is built every time.
     let Some(paths) = paths else { return Ok(()) };
-    let kept = Kept { outputs: paths, cmdline: report.cmdline.clone() };
+    let kept = Kept {
+        outputs: paths,
+        cmdline: report.cmdline.clone(),
+    };
     let mut outputs = Vec::new();
     for output in &report.outputs {
         let path = std::path::absolute(&output.path).map_err(BuildError::file(&output.path))?;

@@ -208,7 +208,10 @@ impl BuildError {
     }
 
     fn usage(message: impl Into<String>, hint: &str) -> Self {
-        Self::Usage { message: message.into(), hint: Some(hint.to_owned()) }
+        Self::Usage {
+            message: message.into(),
+            hint: Some(hint.to_owned()),
+        }
     }
 
     fn lost_object(&self) -> bool {
@@ -264,7 +267,11 @@ fn once(
     let root: Arc<dyn Step> = Arc::new(System::new(planned.plan.clone()));
     let (result, graph) = run_graph(cache, listener, cancel, &root)?;
     let outputs = write::write(request, cache, listener, &result, stdout)?;
-    let mut report = Report { outputs, cmdline: planned.cmdline(), ..Report::default() };
+    let mut report = Report {
+        outputs,
+        cmdline: planned.cmdline(),
+        ..Report::default()
+    };
     for node in graph.nodes.iter().filter(|node| node.key.is_some()) {
         match node.outcome {
             Some(crate::event::Outcome::Cached) => report.cached += 1,
@@ -287,7 +294,10 @@ pub fn lock(
 ) -> Result<PathBuf, BuildError> {
     let cache = Cache::open(&request.cache)?;
     // What is there already does not count: it is to be renewed.
-    let request = Request { pull: true, ..request.clone() };
+    let request = Request {
+        pull: true,
+        ..request.clone()
+    };
     let planned = plan::plan_with(&request, listener, &Lock::default())?;
     let lock = plan::resolve(&planned.plan, &cache, listener, cancel)?;
     write::replace(&planned.lock_path, lock.render().as_bytes())?;

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use kiln_cache::stamp::FileStamp;
+use kiln_cache::FileStamp;
 use kiln_cache::{Action, Cache, Digest, Key, KeyBuilder};
 
 use super::fresh::Inputs;
@@ -22,7 +22,7 @@ use crate::source::docker_archive::DockerArchive;
 use crate::source::http::{Http, HttpOptions, ProxyOptions};
 use crate::source::oci_layout::OciLayout;
 use crate::source::registry::{Registry, RegistryOptions};
-use crate::source::{ImageName, ImageSource as _, Platform};
+use crate::source::{ImageName, Platform};
 use crate::spec::{
     Debian, ImageSource, InitEntry, Position, Section, Spanned, Spec, SpecError, VolumeFormat,
 };
@@ -53,7 +53,10 @@ pub(super) struct Planned {
 
 impl Planned {
     pub(super) fn cmdline(&self) -> Option<String> {
-        self.plan.kernel.as_ref().map(|kernel| kernel.cmdline.clone())
+        self.plan
+            .kernel
+            .as_ref()
+            .map(|kernel| kernel.cmdline.clone())
     }
 }
 
@@ -65,7 +68,10 @@ pub(super) fn plan(request: &Request, listener: &dyn Listener) -> Result<Planned
         Ok((stamp, bytes)) => {
             inputs.files.push(stamp);
             let text = String::from_utf8_lossy(&bytes);
-            Lock::parse(&text).map_err(|source| BuildError::Lock { path: path.clone(), source })?
+            Lock::parse(&text).map_err(|source| BuildError::Lock {
+                path: path.clone(),
+                source,
+            })?
         }
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
             inputs.absent.push(path);
@@ -82,13 +88,22 @@ pub(super) fn plan(request: &Request, listener: &dyn Listener) -> Result<Planned
 /// Returns `NAME.lock` beside the last YAML, which is the one that names the system.
 fn lock_path(request: &Request) -> Result<PathBuf, BuildError> {
     let Some(last) = request.files.last() else {
-        return Err(BuildError::usage("no YAML file is given", "kiln build FILE.yml"));
+        return Err(BuildError::usage(
+            "no YAML file is given",
+            "kiln build FILE.yml",
+        ));
     };
-    std::path::absolute(last).map(|path| path.with_extension("lock")).map_err(BuildError::file(last))
+    std::path::absolute(last)
+        .map(|path| path.with_extension("lock"))
+        .map_err(BuildError::file(last))
 }
 
 /// Plans a request with this lock.
-pub(super) fn plan_with(request: &Request, listener: &dyn Listener, lock: &Lock) -> Result<Planned, BuildError> {
+pub(super) fn plan_with(
+    request: &Request,
+    listener: &dyn Listener,
+    lock: &Lock,
+) -> Result<Planned, BuildError> {
     let mut inputs = Inputs::default();
     let spec = read(request, &mut inputs)?;
     for warning in &spec.warnings {
@@ -96,14 +111,19 @@ pub(super) fn plan_with(request: &Request, listener: &dyn Listener, lock: &Lock)
     }
     let mut planner = Planner::new(request, lock, &mut inputs);
     let plan = planner.plan(spec)?;
-    Ok(Planned { plan: Arc::new(plan), inputs, lock_path: lock_path(request)? })
+    Ok(Planned {
+        plan: Arc::new(plan),
+        inputs,
+        lock_path: lock_path(request)?,
+    })
 }
 
 fn read(request: &Request, inputs: &mut Inputs) -> Result<Spec, BuildError> {
     let mut whole: Option<Spec> = None;
     for file in &request.files {
         let absolute = std::path::absolute(file).map_err(BuildError::file(file))?;
-        let (stamp, bytes) = FileStamp::read(&absolute, YAML_MAX_BYTES).map_err(BuildError::file(file))?;
+        let (stamp, bytes) =
+            FileStamp::read(&absolute, YAML_MAX_BYTES).map_err(BuildError::file(file))?;
         inputs.files.push(stamp);
         let spec = Spec::parse(&bytes, &file.display().to_string())?;
         match &mut whole {
@@ -134,13 +154,29 @@ impl<'a> Planner<'a> {
             proxy: ProxyOptions {
                 http: network.http_proxy.clone(),
                 https: network.https_proxy.clone(),
-                no_proxy: no_proxy.map(str::trim).filter(|host| !host.is_empty()).map(str::to_owned).collect(),
+                no_proxy: no_proxy
+                    .map(str::trim)
+                    .filter(|host| !host.is_empty())
+                    .map(str::to_owned)
+                    .collect(),
             },
             ..HttpOptions::default()
         });
-        let credentials = network.docker_config.clone().map(Credentials::from_file).unwrap_or_default();
-        let registry = Registry::new(http.clone(), RegistryOptions { credentials, ..RegistryOptions::default() });
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_secs());
+        let credentials = network
+            .docker_config
+            .clone()
+            .map(Credentials::from_file)
+            .unwrap_or_default();
+        let registry = Registry::new(
+            http.clone(),
+            RegistryOptions {
+                credentials,
+                ..RegistryOptions::default()
+            },
+        );
+        let now = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .map_or(0, |now| now.as_secs());
         Self {
             request,
             lock,
@@ -155,7 +191,11 @@ impl<'a> Planner<'a> {
     fn plan(&mut self, spec: Spec) -> Result<Plan, BuildError> {
         let ids = Ids::assign(&spec);
         let files = self.files(&spec, &ids)?;
-        let kernel = match spec.kernel.as_ref().and_then(|kernel| Some((kernel, kernel.image.as_ref()?))) {
+        let kernel = match spec
+            .kernel
+            .as_ref()
+            .and_then(|kernel| Some((kernel, kernel.image.as_ref()?)))
+        {
             None => None,
             Some((kernel, image)) => {
                 let debian = matches!(image.value, ImageSource::Debian(_));
@@ -163,7 +203,11 @@ impl<'a> Planner<'a> {
                     origin: self.origin(image)?,
                     debian,
                     cmdline: kernel.cmdline_text().to_owned(),
-                    binary: kernel.binary.as_ref().map(|name| name.value.clone()).filter(|name| !name.is_empty()),
+                    binary: kernel
+                        .binary
+                        .as_ref()
+                        .map(|name| name.value.clone())
+                        .filter(|name| !name.is_empty()),
                     tar: kernel.tar_name().map(str::to_owned).filter(|_| !debian),
                     ucode: kernel.ucode_name().map(str::to_owned),
                     modules: kernel.modules.as_ref().map(|modules| modules.value.clone()),
@@ -174,7 +218,10 @@ impl<'a> Planner<'a> {
         for entry in &spec.init {
             init.push(match &entry.value {
                 InitEntry::Kiln => Init::Kiln(self.request.guest.ok_or_else(|| {
-                    let message = format!("this kiln carries no init for {}", self.request.architecture);
+                    let message = format!(
+                        "this kiln carries no init for {}",
+                        self.request.architecture
+                    );
                     one(&entry.at, message)
                 })?),
                 InitEntry::Image(image) => Init::Origin(self.image(image, &entry.at)?),
@@ -182,19 +229,41 @@ impl<'a> Planner<'a> {
         }
         let mut containers = BTreeMap::new();
         for section in Section::ALL {
-            let origins: Result<Vec<_>, _> =
-                spec.containers(section).iter().map(|container| self.origin(&container.image)).collect();
+            let origins: Result<Vec<_>, _> = spec
+                .containers(section)
+                .iter()
+                .map(|container| self.origin(&container.image))
+                .collect();
             containers.insert(section, origins?);
         }
         let mut volumes = Vec::new();
         for volume in &spec.volumes {
-            if let Some(format) = volume.format.as_ref().filter(|format| format.value == VolumeFormat::Oci) {
+            if let Some(format) = volume
+                .format
+                .as_ref()
+                .filter(|format| format.value == VolumeFormat::Oci)
+            {
                 return Err(one(&format.at, "volumes that hold an OCI layout are not supported yet; remove format: oci to hold the files".into()));
             }
-            volumes.push(volume.image.as_ref().map(|image| self.origin(image)).transpose()?);
+            volumes.push(
+                volume
+                    .image
+                    .as_ref()
+                    .map(|image| self.origin(image))
+                    .transpose()?,
+            );
         }
         let formats = self.request.formats.clone();
-        Ok(Plan { spec, ids, kernel, init, containers, volumes, files, formats })
+        Ok(Plan {
+            spec,
+            ids,
+            kernel,
+            init,
+            containers,
+            volumes,
+            files,
+            formats,
+        })
     }
 
     fn origin(&mut self, image: &Spanned<ImageSource>) -> Result<Origin, BuildError> {
@@ -205,13 +274,19 @@ impl<'a> Planner<'a> {
         match image {
             ImageSource::Image(text) => self.named(text, at),
             ImageSource::Debian(debian) => self.debian(debian, at),
-            ImageSource::Package(path) => Err(one(at, format!("@pkg:{path}: kiln does not build packages yet; build it and name its image"))),
+            ImageSource::Package(path) => Err(one(
+                at,
+                format!(
+                    "@pkg:{path}: kiln does not build packages yet; build it and name its image"
+                ),
+            )),
         }
     }
 
     /// Returns the directory that relative paths of a YAML start from: its own.
     fn base(&self, at: &Position) -> Result<PathBuf, BuildError> {
-        let file = std::path::absolute(at.file()).map_err(BuildError::file(Path::new(at.file())))?;
+        let file =
+            std::path::absolute(at.file()).map_err(BuildError::file(Path::new(at.file())))?;
         Ok(file.parent().unwrap_or(Path::new("/")).to_owned())
     }
 
@@ -222,34 +297,58 @@ impl<'a> Planner<'a> {
             .map_err(|error| one(at, error.to_string()))?;
         let (name, source) = match name {
             ImageName::Registry(reference) => {
-                let image = Arc::new(self.registry.image(&reference)) as Arc<dyn crate::source::ImageSource>;
+                let image = Arc::new(self.registry.image(&reference))
+                    as Arc<dyn crate::source::ImageSource>;
                 (reference.canonical(), image)
             }
-            ImageName::OciLayout { path, tag } => (text.to_owned(), Arc::new(OciLayout::new(path, tag)) as _),
-            ImageName::DockerArchive { path, reference } => (text.to_owned(), Arc::new(DockerArchive::new(path, reference)) as _),
+            ImageName::OciLayout { path, tag } => {
+                (text.to_owned(), Arc::new(OciLayout::new(path, tag)) as _)
+            }
+            ImageName::DockerArchive { path, reference } => (
+                text.to_owned(),
+                Arc::new(DockerArchive::new(path, reference)) as _,
+            ),
             ImageName::Directory(path) => {
                 let files = directory::files(&path).map_err(|error| one(at, error.to_string()))?;
                 for file in files {
                     self.look_at(&file);
                 }
-                return Ok(Origin { name: text.to_owned(), source: Source::Directory(path) });
+                return Ok(Origin {
+                    name: text.to_owned(),
+                    source: Source::Directory(path),
+                });
             }
         };
         for input in source.inputs() {
             self.look_at(&input);
         }
         let pinned = self.lock.manifest(&name, &self.platform.to_string());
-        let image = Image { source, platform: self.platform.clone(), pinned, refresh: self.request.pull };
-        Ok(Origin { name, source: Source::Image(Arc::new(image)) })
+        let image = Image {
+            source,
+            platform: self.platform.clone(),
+            pinned,
+            refresh: self.request.pull,
+        };
+        Ok(Origin {
+            name,
+            source: Source::Image(Arc::new(image)),
+        })
     }
 
     fn debian(&mut self, debian: &Debian, at: &Position) -> Result<Origin, BuildError> {
         let base = self.base(at)?;
         let request = DebianRequest {
             suite: debian.suite.as_ref().map(|suite| suite.value.clone()),
-            packages: debian.packages.iter().map(|package| package.value.clone()).collect(),
+            packages: debian
+                .packages
+                .iter()
+                .map(|package| package.value.clone())
+                .collect(),
             mirror: debian.mirror.as_ref().map(|mirror| mirror.value.clone()),
-            keyring: debian.keyring.as_ref().map(|keyring| base.join(&keyring.value)),
+            keyring: debian
+                .keyring
+                .as_ref()
+                .map(|keyring| base.join(&keyring.value)),
             architecture: self.request.architecture.clone(),
         };
         let name = format!(
@@ -257,13 +356,29 @@ impl<'a> Planner<'a> {
             request.suite.as_deref().unwrap_or("host"),
             request.packages.join(",")
         );
-        let mut packages =
-            Packages { request, locked: None, refresh: self.request.pull, http: self.http.clone(), now: self.now };
+        let mut packages = Packages {
+            request,
+            locked: None,
+            refresh: self.request.pull,
+            http: self.http.clone(),
+            now: self.now,
+        };
         if let Some(lines) = self.lock.resolved(&packages.identity()) {
-            let locked: Result<Vec<_>, _> = lines.iter().map(|line| serde_json::from_str(line)).collect();
-            packages.locked = Some(locked.map_err(|error| one(at, format!("its entry in the lock file is damaged: {error}")))?);
+            let locked: Result<Vec<_>, _> = lines
+                .iter()
+                .map(|line| serde_json::from_str(line))
+                .collect();
+            packages.locked = Some(locked.map_err(|error| {
+                one(
+                    at,
+                    format!("its entry in the lock file is damaged: {error}"),
+                )
+            })?);
         }
-        Ok(Origin { name, source: Source::Debian(Arc::new(packages)) })
+        Ok(Origin {
+            name,
+            source: Source::Debian(Arc::new(packages)),
+        })
     }
 
     /// Notes a file whose change must be seen, but whose content is read elsewhere.
@@ -287,11 +402,20 @@ impl<'a> Planner<'a> {
                 FileKind::Source(source) => match self.host_file(&source, file.optional) {
                     Ok(Some(body)) => body,
                     Ok(None) => continue,
-                    Err(error) => return Err(one(&file.at, format!("cannot read {source}: {error}"))),
+                    Err(error) => {
+                        return Err(one(&file.at, format!("cannot read {source}: {error}")));
+                    }
                 },
             };
-            let path = TreePath::parse(file.path.as_bytes()).map_err(|error| one(&file.at, format!("{} {error}", file.path)))?;
-            nodes.push(Node { path, body, mode: file.mode, uid: file.uid, gid: file.gid });
+            let path = TreePath::parse(file.path.as_bytes())
+                .map_err(|error| one(&file.at, format!("{} {error}", file.path)))?;
+            nodes.push(Node {
+                path,
+                body,
+                mode: file.mode,
+                uid: file.uid,
+                gid: file.gid,
+            });
         }
         Ok(nodes)
     }
@@ -303,7 +427,7 @@ impl<'a> Planner<'a> {
         };
         let path = std::path::absolute(path)?;
         match FileStamp::of(&path) {
-            Ok(stamp) if stamp.kind == kiln_cache::stamp::FileKind::Directory => {
+            Ok(stamp) if stamp.kind == kiln_cache::file_stamp::FileKind::Directory => {
                 Err(std::io::Error::other("it is a directory; name a file"))
             }
             Ok(stamp) => {
@@ -378,7 +502,8 @@ impl Step for Names {
                 Source::Debian(packages) => match packages.solution(got)? {
                     Err(need) => needed.extend(need),
                     Ok(solution) => {
-                        let lines: Result<Vec<_>, _> = solution.iter().map(serde_json::to_string).collect();
+                        let lines: Result<Vec<_>, _> =
+                            solution.iter().map(serde_json::to_string).collect();
                         lock.packages.push(LockedPackages {
                             request: packages.identity(),
                             resolved: lines.map_err(StepError::in_context("lock"))?,
@@ -390,7 +515,10 @@ impl Step for Names {
         if !needed.is_empty() {
             return Ok(Next::Need(needed));
         }
-        Ok(Next::Done(Action { values: vec![("lock".into(), lock.render().into_bytes())], ..Action::default() }))
+        Ok(Next::Done(Action {
+            values: vec![("lock".into(), lock.render().into_bytes())],
+            ..Action::default()
+        }))
     }
 }
 
@@ -404,5 +532,8 @@ pub(super) fn resolve(
     let root: Arc<dyn Step> = Arc::new(Names(plan.clone()));
     let (result, _) = run_graph(cache, listener, cancel, &root)?;
     let text = String::from_utf8_lossy(result.value("lock").unwrap_or_default()).into_owned();
-    Lock::parse(&text).map_err(|source| BuildError::Lock { path: PathBuf::from("lock"), source })
+    Lock::parse(&text).map_err(|source| BuildError::Lock {
+        path: PathBuf::from("lock"),
+        source,
+    })
 }

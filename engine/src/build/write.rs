@@ -7,8 +7,8 @@ use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use kiln_cache::stamp::{FileStamp, Stamp};
 use kiln_cache::{Action, Cache, Digest, Key, KeyBuilder};
+use kiln_cache::{FileStamp, Stamp};
 
 use super::{BuildError, Destination, Format, OutputFile, Request};
 use crate::event::{Event, Listener};
@@ -18,16 +18,25 @@ use crate::step::segment::{Output, Stored};
 /// Checks what can be checked before any work.
 pub(super) fn check(request: &Request) -> Result<(), BuildError> {
     if request.files.is_empty() {
-        return Err(BuildError::usage("no YAML file is given", "kiln build FILE.yml"));
+        return Err(BuildError::usage(
+            "no YAML file is given",
+            "kiln build FILE.yml",
+        ));
     }
     if request.formats.is_empty() {
-        return Err(BuildError::usage("no format is given", "--format tar, for one"));
+        return Err(BuildError::usage(
+            "no format is given",
+            "--format tar, for one",
+        ));
     }
     match &request.destination {
         Destination::Directory { directory, .. } => {
             let metadata = fs::metadata(directory).map_err(BuildError::file(directory))?;
             if !metadata.is_dir() {
-                return Err(BuildError::usage(format!("{} is not a directory", directory.display()), "make it first, or name another with --dir"));
+                return Err(BuildError::usage(
+                    format!("{} is not a directory", directory.display()),
+                    "make it first, or name another with --dir",
+                ));
             }
         }
         Destination::File(_) | Destination::Stdout => {
@@ -45,7 +54,9 @@ pub(super) fn check(request: &Request) -> Result<(), BuildError> {
 
 /// Names the note of an output file.
 fn note(path: &Path) -> Key {
-    KeyBuilder::new("output", 1).field("path", path.as_os_str().as_encoded_bytes()).finish()
+    KeyBuilder::new("output", 1)
+        .field("path", path.as_os_str().as_encoded_bytes())
+        .finish()
 }
 
 /// Returns the stamp that was taken when an output was written.
@@ -68,17 +79,32 @@ pub(super) fn write(
         let segments: Vec<Segment> = output.segments.iter().filter_map(Stored::segment).collect();
         let bytes = segments.iter().map(|segment| segment.len).sum();
         let path = match &request.destination {
-            Destination::Directory { directory, name } => directory.join(format!("{name}{}", output.suffix)),
+            Destination::Directory { directory, name } => {
+                directory.join(format!("{name}{}", output.suffix))
+            }
             Destination::File(path) => path.clone(),
             Destination::Stdout => {
                 assemble(cache, &segments, Target::Writer(stdout), None)?;
-                files.push(OutputFile { path: "-".into(), role: output.role.clone(), bytes, written: bytes });
+                files.push(OutputFile {
+                    path: "-".into(),
+                    role: output.role.clone(),
+                    bytes,
+                    written: bytes,
+                });
                 continue;
             }
         };
-        listener.event(&Event::Writing { path: path.display().to_string(), bytes });
+        listener.event(&Event::Writing {
+            path: path.display().to_string(),
+            bytes,
+        });
         let written = one(cache, &path, &segments, &output.segments)?;
-        files.push(OutputFile { path, role: output.role.clone(), bytes, written });
+        files.push(OutputFile {
+            path,
+            role: output.role.clone(),
+            bytes,
+            written,
+        });
     }
     if let Destination::Directory { directory, name } = &request.destination {
         remove_stale(cache, request, directory, name, &files)?;
@@ -87,7 +113,12 @@ pub(super) fn write(
 }
 
 /// Writes one file, unless it is there already. Returns how many bytes differed.
-fn one(cache: &Cache, path: &Path, segments: &[Segment], stored: &[Stored]) -> Result<u64, BuildError> {
+fn one(
+    cache: &Cache,
+    path: &Path,
+    segments: &[Segment],
+    stored: &[Stored],
+) -> Result<u64, BuildError> {
     let absolute = std::path::absolute(path).map_err(BuildError::file(path))?;
     let note = note(&absolute);
     let before = cache.stamp(&note).filter(|stamp| stamp.check().is_ok());
@@ -97,17 +128,33 @@ fn one(cache: &Cache, path: &Path, segments: &[Segment], stored: &[Stored]) -> R
         return Ok(0);
     }
     let placed = previous.as_ref().map(|previous| {
-        crate::format::assemble::place(&previous.iter().filter_map(Stored::segment).collect::<Vec<_>>())
+        crate::format::assemble::place(
+            &previous
+                .iter()
+                .filter_map(Stored::segment)
+                .collect::<Vec<_>>(),
+        )
     });
     let payload = serde_json::to_vec(stored).unwrap_or_default();
-    let now: Vec<PlacedSegment> = assemble(cache, segments, Target::Path(&absolute), placed.as_deref())?;
+    let now: Vec<PlacedSegment> =
+        assemble(cache, segments, Target::Path(&absolute), placed.as_deref())?;
     let written = now
         .iter()
-        .filter(|segment| !placed.as_ref().is_some_and(|placed| placed.iter().any(|old| old.segment == segment.segment)))
+        .filter(|segment| {
+            !placed
+                .as_ref()
+                .is_some_and(|placed| placed.iter().any(|old| old.segment == segment.segment))
+        })
         .map(|segment| segment.segment.len)
         .sum();
-    let stamp = FileStamp::of_output(&absolute, Digest::of(&payload)).map_err(BuildError::file(path))?;
-    let stamp = Stamp { inputs: Vec::new(), absent: Vec::new(), outputs: vec![stamp], payload };
+    let stamp =
+        FileStamp::of_output(&absolute, Digest::of(&payload)).map_err(BuildError::file(path))?;
+    let stamp = Stamp {
+        inputs: Vec::new(),
+        absent: Vec::new(),
+        outputs: vec![stamp],
+        payload,
+    };
     cache.put_stamp(&note, &stamp)?;
     Ok(written)
 }
@@ -115,14 +162,22 @@ fn one(cache: &Cache, path: &Path, segments: &[Segment], stored: &[Stored]) -> R
 /// Removes files that an earlier build of this name wrote and this one does not: a kernel beside
 /// an initrd that goes with another would boot the wrong system. Only what kiln wrote, as it wrote
 /// it.
-fn remove_stale(cache: &Cache, request: &Request, directory: &Path, name: &str, files: &[OutputFile]) -> Result<(), BuildError> {
+fn remove_stale(
+    cache: &Cache,
+    request: &Request,
+    directory: &Path,
+    name: &str,
+    files: &[OutputFile],
+) -> Result<(), BuildError> {
     if !request.formats.contains(&Format::KernelInitrd) {
         return Ok(());
     }
     for suffix in ["-kernel", "-initrd.img", "-cmdline"] {
         let path = directory.join(format!("{name}{suffix}"));
         let absolute = std::path::absolute(&path).map_err(BuildError::file(&path))?;
-        let ours = cache.stamp(&note(&absolute)).is_some_and(|stamp| stamp.check().is_ok());
+        let ours = cache
+            .stamp(&note(&absolute))
+            .is_some_and(|stamp| stamp.check().is_ok());
         if ours && !files.iter().any(|file| file.path == path) {
             fs::remove_file(&path).map_err(BuildError::file(&path))?;
         }
@@ -133,7 +188,8 @@ fn remove_stale(cache: &Cache, request: &Request, directory: &Path, name: &str, 
 /// Replaces a small file, whole or not at all.
 pub(super) fn replace(path: &Path, bytes: &[u8]) -> Result<(), BuildError> {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
-    let temporary: PathBuf = path.with_file_name(format!(".{name}.{}.kiln-tmp", std::process::id()));
+    let temporary: PathBuf =
+        path.with_file_name(format!(".{name}.{}.kiln-tmp", std::process::id()));
     let written = fs::write(&temporary, bytes).and_then(|()| fs::rename(&temporary, path));
     if written.is_err() {
         let _ = fs::remove_file(&temporary);

@@ -49,7 +49,11 @@ impl Packages {
         let suite = request.suite.as_deref().unwrap_or("-");
         let mut packages = request.packages.clone();
         packages.sort();
-        format!("{mirror} {suite} {} {}", request.architecture, packages.join(" "))
+        format!(
+            "{mirror} {suite} {} {}",
+            request.architecture,
+            packages.join(" ")
+        )
     }
 
     fn context(&self) -> String {
@@ -60,14 +64,21 @@ impl Packages {
     ///
     /// # Errors
     /// When the cache's record cannot be read.
-    pub fn solution(self: &Arc<Self>, got: &Results<'_>) -> Result<Result<Vec<Package>, Vec<Arc<dyn Step>>>, StepError> {
+    pub fn solution(
+        self: &Arc<Self>,
+        got: &Results<'_>,
+    ) -> Result<Result<Vec<Package>, Vec<Arc<dyn Step>>>, StepError> {
         if let Some(locked) = &self.locked {
             return Ok(Ok(locked.clone()));
         }
         let solve: Arc<dyn Step> = Arc::new(Solve(self.clone()));
-        let Some(solved) = got.get(&*solve) else { return Ok(Err(vec![solve])) };
+        let Some(solved) = got.get(&*solve) else {
+            return Ok(Err(vec![solve]));
+        };
         let packages = solved.value("packages").unwrap_or_default();
-        serde_json::from_slice(packages).map(Ok).map_err(StepError::in_context(self.context()))
+        serde_json::from_slice(packages)
+            .map(Ok)
+            .map_err(StepError::in_context(self.context()))
     }
 
     /// Returns the steps for the layers, bottom first; or what is needed before they are known.
@@ -79,7 +90,12 @@ impl Packages {
             Ok(packages) => packages,
             Err(need) => return Ok(Err(need)),
         };
-        let step = |package| Arc::new(OnePackage { origin: self.clone(), package }) as Arc<dyn Step>;
+        let step = |package| {
+            Arc::new(OnePackage {
+                origin: self.clone(),
+                package,
+            }) as Arc<dyn Step>
+        };
         let mut steps: Vec<Arc<dyn Step>> = packages.into_iter().map(step).collect();
         let done = match got.all(&steps) {
             Ok(done) => done,
@@ -87,7 +103,11 @@ impl Packages {
         };
         let links = merged_links(&done);
         if !links.is_empty() {
-            steps.push(Arc::new(Generated { kind: "finish", label: "merged /usr".into(), nodes: links }));
+            steps.push(Arc::new(Generated {
+                kind: "finish",
+                label: "merged /usr".into(),
+                nodes: links,
+            }));
         }
         Ok(Ok(steps))
     }
@@ -95,14 +115,25 @@ impl Packages {
 
 /// Returns the links at the top that these packages' files are reached by.
 fn merged_links(packages: &[Arc<Action>]) -> Vec<Node> {
-    let used = |top: &&str| packages.iter().any(|package| {
-        package.value("merged").unwrap_or_default().split(|byte| *byte == b' ').any(|word| word == top.as_bytes())
-    });
+    let used = |top: &str| {
+        packages.iter().any(|package| {
+            package
+                .value("merged")
+                .unwrap_or_default()
+                .split(|byte| *byte == b' ')
+                .any(|word| word == top.as_bytes())
+        })
+    };
     let link = |top: &str| {
         let body = NodeBody::Symlink(format!("usr/{top}").into_bytes());
         Node::new(TreePath::from_clean(top.as_bytes()), body, 0o777)
     };
-    MERGED.iter().filter(used).map(|top| link(top)).collect()
+    MERGED
+        .iter()
+        .copied()
+        .filter(|top| used(top))
+        .map(link)
+        .collect()
 }
 
 /// Returns where a path of a package goes in a system with merged /usr.
@@ -128,7 +159,11 @@ fn debian_error(context: String) -> impl FnOnce(DebianError) -> StepError {
 
 impl Transport for Http {
     fn get(&self, url: &str, from: u64) -> Result<Body, TransportError> {
-        let failed = |status, why: String| TransportError { url: url.to_owned(), status, why };
+        let failed = |status, why: String| TransportError {
+            url: url.to_owned(),
+            status,
+            why,
+        };
         let response = Self::get(self, url, &[], from).map_err(|error| match &error {
             HttpError::Status { status, .. } => failed(Some(*status), error.to_string()),
             _ => failed(None, error.to_string()),
@@ -149,7 +184,12 @@ impl Step for Index {
     }
 
     fn label(&self) -> String {
-        let suite = self.0.request.suite.as_deref().unwrap_or("the host's suite");
+        let suite = self
+            .0
+            .request
+            .suite
+            .as_deref()
+            .unwrap_or("the host's suite");
         format!("debian {suite} {}", self.0.request.architecture)
     }
 
@@ -158,7 +198,13 @@ impl Step for Index {
         KeyBuilder::new("index", INDEX_VERSION)
             .field("suite", request.suite.as_deref().unwrap_or_default())
             .field("mirror", request.mirror.as_deref().unwrap_or_default())
-            .field("keyring", request.keyring.as_ref().map_or(&b""[..], |path| path.as_os_str().as_encoded_bytes()))
+            .field(
+                "keyring",
+                request
+                    .keyring
+                    .as_ref()
+                    .map_or(&b""[..], |path| path.as_os_str().as_encoded_bytes()),
+            )
             .field("architecture", &request.architecture)
             .finish()
     }
@@ -166,8 +212,8 @@ impl Step for Index {
     fn next(&self, _got: &Results<'_>) -> Result<Next, StepError> {
         let packages = self.0.clone();
         let context = self.label();
-        let sources =
-            debian::sources(Path::new("/"), &packages.request).map_err(debian_error(context.clone()))?;
+        let sources = debian::sources(Path::new("/"), &packages.request)
+            .map_err(debian_error(context.clone()))?;
         let key = KeyBuilder::new("index", INDEX_VERSION)
             .field("sources", format!("{sources:?}"))
             .field("architecture", &packages.request.architecture)
@@ -175,13 +221,22 @@ impl Step for Index {
         Ok(Next::Run(Task {
             key,
             lane: Lane::Network,
-            reuse: if packages.refresh { Reuse::Refresh } else { Reuse::Always },
+            reuse: if packages.refresh {
+                Reuse::Refresh
+            } else {
+                Reuse::Always
+            },
             work: Box::new(move |scope| {
                 let architecture = &packages.request.architecture;
                 let index = debian::index(&packages.http, &sources, architecture, packages.now)
                     .map_err(debian_error(context.clone()))?;
-                let bytes = index.to_bytes().map_err(StepError::in_context(context.clone()))?;
-                let digest = scope.cache.put(&bytes).map_err(StepError::in_context(context))?;
+                let bytes = index
+                    .to_bytes()
+                    .map_err(StepError::in_context(context.clone()))?;
+                let digest = scope
+                    .cache
+                    .put(&bytes)
+                    .map_err(StepError::in_context(context))?;
                 Ok(Action {
                     outputs: vec![("index".into(), digest, bytes.len() as u64)],
                     ..Action::default()
@@ -204,15 +259,22 @@ impl Step for Solve {
     }
 
     fn id(&self) -> Key {
-        KeyBuilder::new("solve", 1).field("request", self.0.identity()).finish()
+        KeyBuilder::new("solve", 1)
+            .field("request", self.0.identity())
+            .finish()
     }
 
     fn next(&self, got: &Results<'_>) -> Result<Next, StepError> {
         let step: Arc<dyn Step> = Arc::new(Index(self.0.clone()));
-        let Some(index) = got.get(&*step) else { return Ok(Next::Need(vec![step])) };
+        let Some(index) = got.get(&*step) else {
+            return Ok(Next::Need(vec![step]));
+        };
         let context = self.0.context();
         let digest = *index.output("index").ok_or_else(|| {
-            StepError::new(context.clone(), "the cache's record of its index is damaged")
+            StepError::new(
+                context.clone(),
+                "the cache's record of its index is damaged",
+            )
         })?;
         let packages = self.0.clone();
         let mut wanted = packages.request.packages.clone();
@@ -226,14 +288,21 @@ impl Step for Solve {
             lane: Lane::Cpu,
             reuse: Reuse::Always,
             work: Box::new(move |scope| {
-                let failed = || StepError::in_context(context.clone());
-                let bytes = scope.cache.read(&digest).map_err(failed())?;
-                let index = debian::packages::Index::from_bytes(&bytes).map_err(failed())?;
+                let bytes = scope
+                    .cache
+                    .read(&digest)
+                    .map_err(StepError::in_context(context.clone()))?;
+                let index = debian::packages::Index::from_bytes(&bytes)
+                    .map_err(StepError::in_context(context.clone()))?;
                 drop(bytes);
                 let solved = debian::solve::solve(&index, &packages.request)
                     .map_err(StepError::in_context(context.clone()))?;
-                let json = serde_json::to_vec(&solved).map_err(failed())?;
-                Ok(Action { values: vec![("packages".into(), json)], ..Action::default() })
+                let json =
+                    serde_json::to_vec(&solved).map_err(StepError::in_context(context.clone()))?;
+                Ok(Action {
+                    values: vec![("packages".into(), json)],
+                    ..Action::default()
+                })
             }),
         }))
     }
@@ -255,7 +324,9 @@ impl Step for OnePackage {
     }
 
     fn id(&self) -> Key {
-        KeyBuilder::new("package", PACKAGE_VERSION).field("sha256", self.package.sha256.as_bytes()).finish()
+        KeyBuilder::new("package", PACKAGE_VERSION)
+            .field("sha256", self.package.sha256.as_bytes())
+            .finish()
     }
 
     fn next(&self, _got: &Results<'_>) -> Result<Next, StepError> {
@@ -273,15 +344,29 @@ impl Step for OnePackage {
                 let map = |path: &TreePath| {
                     let to = map(path)?;
                     if to != *path {
-                        let top = path.as_bytes().split(|byte| *byte == b'/').next().unwrap_or_default();
-                        merged.lock().unwrap_or_else(std::sync::PoisonError::into_inner).insert(top.to_vec());
+                        let top = path
+                            .as_bytes()
+                            .split(|byte| *byte == b'/')
+                            .next()
+                            .unwrap_or_default();
+                        merged
+                            .lock()
+                            .unwrap_or_else(std::sync::PoisonError::into_inner)
+                            .insert(top.to_vec());
                     }
                     Some(to)
                 };
-                let options = Options { literal_whiteouts: true, map: Some(&map), ..Options::default() };
-                let mut action = unpacked(scope, &mut files, &options, package.size, context.clone())?;
+                let options = Options {
+                    literal_whiteouts: true,
+                    map: Some(&map),
+                    ..Options::default()
+                };
+                let mut action =
+                    unpacked(scope, &mut files, &options, package.size, context.clone())?;
                 files.finish().map_err(StepError::in_context(context))?;
-                let merged = merged.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
+                let merged = merged
+                    .into_inner()
+                    .unwrap_or_else(std::sync::PoisonError::into_inner);
                 let merged: Vec<Vec<u8>> = merged.into_iter().collect();
                 action.values.push(("merged".into(), merged.join(&b' ')));
                 Ok(action)

@@ -81,20 +81,31 @@ impl Step for Resolve {
             reuse,
             work: Box::new(move |_| {
                 let context = format!("image {}", image.source.name());
-                image.source.resolve(&image.platform).map(|digest| resolved(&digest)).map_err(source_error(context))
+                image
+                    .source
+                    .resolve(&image.platform)
+                    .map(|digest| resolved(&digest))
+                    .map_err(source_error(context))
             }),
         }))
     }
 }
 
 fn resolved(manifest: &Sha256) -> Action {
-    Action { values: vec![("manifest".into(), manifest.to_string().into_bytes())], ..Action::default() }
+    Action {
+        values: vec![("manifest".into(), manifest.to_string().into_bytes())],
+        ..Action::default()
+    }
 }
 
 /// Returns the manifest a [`Resolve`] found.
 pub(crate) fn manifest_of(resolve: &Action) -> Result<Sha256, StepError> {
-    let text = resolve.value("manifest").and_then(|bytes| std::str::from_utf8(bytes).ok());
-    text.unwrap_or_default().parse().map_err(StepError::in_context("the cache's record of an image"))
+    let text = resolve
+        .value("manifest")
+        .and_then(|bytes| std::str::from_utf8(bytes).ok());
+    text.unwrap_or_default()
+        .parse()
+        .map_err(StepError::in_context("the cache's record of an image"))
 }
 
 /// Fetches manifest and config.
@@ -122,18 +133,29 @@ impl Step for Manifest {
         let image = self.0.clone();
         Ok(Next::Run(Task {
             // The manifest says it all, wherever it comes from.
-            key: KeyBuilder::new("image", 1).field("manifest", manifest.to_string()).finish(),
+            key: KeyBuilder::new("image", 1)
+                .field("manifest", manifest.to_string())
+                .finish(),
             lane: Lane::Network,
             reuse: Reuse::Always,
             work: Box::new(move |scope| {
                 let context = format!("image {}", image.source.name());
-                let found = image.source.image(&manifest).map_err(source_error(context.clone()))?;
+                let found = image
+                    .source
+                    .image(&manifest)
+                    .map_err(source_error(context.clone()))?;
                 let put = |role: &str, bytes: &[u8]| {
-                    let digest = scope.cache.put(bytes).map_err(StepError::in_context(context.clone()))?;
+                    let digest = scope
+                        .cache
+                        .put(bytes)
+                        .map_err(StepError::in_context(context.clone()))?;
                     Ok((role.to_owned(), digest, bytes.len() as u64))
                 };
                 Ok(Action {
-                    outputs: vec![put("manifest", &found.manifest)?, put("config", &found.config)?],
+                    outputs: vec![
+                        put("manifest", &found.manifest)?,
+                        put("config", &found.config)?,
+                    ],
                     values: vec![("layers".into(), encode_layers(&found.layers))],
                     ..Action::default()
                 })
@@ -145,7 +167,10 @@ impl Step for Manifest {
 /// One line a layer: digest, size, diff_id, media type.
 fn encode_layers(layers: &[LayerDescriptor]) -> Vec<u8> {
     let line = |layer: &LayerDescriptor| {
-        format!("{} {} {} {}\n", layer.digest, layer.size, layer.diff_id, layer.media_type)
+        format!(
+            "{} {} {} {}\n",
+            layer.digest, layer.size, layer.diff_id, layer.media_type
+        )
     };
     layers.iter().map(line).collect::<String>().into_bytes()
 }
@@ -164,11 +189,25 @@ fn decode_layers(bytes: &[u8]) -> Option<Vec<LayerDescriptor>> {
 }
 
 /// Returns the steps for the layers of an image, bottom first.
-pub(crate) fn layers_of(image: &Arc<Image>, manifest: &Action) -> Result<Vec<Arc<dyn Step>>, StepError> {
-    let layers = manifest.value("layers").and_then(decode_layers).ok_or_else(|| {
-        StepError::new(format!("image {}", image.source.name()), "the cache's record of it is damaged")
-    })?;
-    let step = |layer| Arc::new(Layer { image: image.clone(), layer }) as Arc<dyn Step>;
+pub(crate) fn layers_of(
+    image: &Arc<Image>,
+    manifest: &Action,
+) -> Result<Vec<Arc<dyn Step>>, StepError> {
+    let layers = manifest
+        .value("layers")
+        .and_then(decode_layers)
+        .ok_or_else(|| {
+            StepError::new(
+                format!("image {}", image.source.name()),
+                "the cache's record of it is damaged",
+            )
+        })?;
+    let step = |layer| {
+        Arc::new(Layer {
+            image: image.clone(),
+            layer,
+        }) as Arc<dyn Step>
+    };
     Ok(layers.into_iter().map(step).collect())
 }
 
@@ -207,13 +246,19 @@ impl Step for Layer {
             work: Box::new(move |scope| {
                 let name = image.source.name();
                 let context = format!("image {name}: layer {}", layer.digest);
-                let input = image.source.layer(&layer).map_err(source_error(context.clone()))?;
+                let input = image
+                    .source
+                    .layer(&layer)
+                    .map_err(source_error(context.clone()))?;
                 let expect = Expect {
                     digest: Some(layer.digest),
                     size: Some(layer.size),
                     diff_id: Some(layer.diff_id),
                 };
-                let options = Options { expect, ..Options::default() };
+                let options = Options {
+                    expect,
+                    ..Options::default()
+                };
                 unpacked(scope, input, &options, layer.size, context)
             }),
         }))
@@ -230,7 +275,9 @@ pub(crate) fn unpacked<'c>(
 ) -> Result<Action, StepError> {
     let progress = |done| scope.progress(done, Some(size));
     let result = unpack(scope.cache, input, options, scope.cancel, &progress);
-    result.map(|unpacked| pack_and_tree(&unpacked)).map_err(StepError::in_context(context))
+    result
+        .map(|unpacked| pack_and_tree(&unpacked))
+        .map_err(StepError::in_context(context))
 }
 
 fn pack_and_tree(unpacked: &Unpacked) -> Action {
@@ -256,7 +303,9 @@ impl Step for Directory {
     }
 
     fn id(&self) -> Key {
-        KeyBuilder::new("directory", 1).field("path", self.0.as_os_str().as_encoded_bytes()).finish()
+        KeyBuilder::new("directory", 1)
+            .field("path", self.0.as_os_str().as_encoded_bytes())
+            .finish()
     }
 
     fn next(&self, _got: &Results<'_>) -> Result<Next, StepError> {
@@ -267,7 +316,8 @@ impl Step for Directory {
             reuse: Reuse::Never,
             work: Box::new(move |scope| {
                 let context = format!("directory {}", path.display());
-                let found = directory::index(scope.cache, &path).map_err(StepError::in_context(context))?;
+                let found =
+                    directory::index(scope.cache, &path).map_err(StepError::in_context(context))?;
                 Ok(super::generated::action(&found))
             }),
         }))

@@ -11,7 +11,6 @@ use kiln_cache::{Action, Cache, Digest, Key, KeyBuilder, Object};
 use super::image::tree_of;
 use super::root::{Origin, Purpose, Root};
 use super::{Lane, Next, Results, Reuse, Scope, Step, StepError, Task};
-use crate::format::Compressor;
 use crate::spec::Modules;
 use crate::system::kernel::initrd_compressor;
 use crate::tree::generate::{Body, MTIME, Node, generate};
@@ -55,13 +54,19 @@ impl Step for Kernel {
     }
 
     fn id(&self) -> Key {
-        KeyBuilder::new("kernel", KERNEL_VERSION).field("origin", self.origin.identity()).finish()
+        KeyBuilder::new("kernel", KERNEL_VERSION)
+            .field("origin", self.origin.identity())
+            .finish()
     }
 
     fn next(&self, got: &Results<'_>) -> Result<Next, StepError> {
-        let root: Arc<dyn Step> =
-            Arc::new(Root { origin: self.origin.clone(), purpose: Purpose::Plain });
-        let Some(found) = got.get(&*root) else { return Ok(Next::Need(vec![root])) };
+        let root: Arc<dyn Step> = Arc::new(Root {
+            origin: self.origin.clone(),
+            purpose: Purpose::Plain,
+        });
+        let Some(found) = got.get(&*root) else {
+            return Ok(Next::Need(vec![root]));
+        };
         let tree = tree_of(&found, &self.context())?;
         let work = Work {
             context: self.context(),
@@ -86,7 +91,10 @@ impl Step for Kernel {
                 .field("binary", text(&self.binary))
                 .field("tar", text(&self.tar))
                 .field("ucode", text(&self.ucode))
-                .number("pruned", matches!(self.modules, Some(Modules::Matching(_))).into())
+                .number(
+                    "pruned",
+                    matches!(self.modules, Some(Modules::Matching(_))).into(),
+                )
                 .list("modules", &patterns)
                 .finish(),
             lane: Lane::Cpu,
@@ -108,7 +116,9 @@ struct Work {
 }
 
 impl Work {
-    fn failed<E: Into<Box<dyn std::error::Error + Send + Sync>>>(&self) -> impl FnOnce(E) -> StepError {
+    fn failed<E: Into<Box<dyn std::error::Error + Send + Sync>>>(
+        &self,
+    ) -> impl FnOnce(E) -> StepError {
         StepError::in_context(self.context.clone())
     }
 
@@ -117,15 +127,21 @@ impl Work {
         let tree = Tree::open(cache, &self.tree).map_err(self.failed())?;
         let kernel = self.kernel(&tree)?;
         let mut outputs = vec![("boot".to_owned(), self.boot(cache, &tree, &kernel)?)];
-        let modules = if self.debian { self.package_modules(cache, &tree)? } else { self.kernel_tar(scope, &tree)? };
+        let modules = if self.debian {
+            self.package_modules(cache, &tree)?
+        } else {
+            self.kernel_tar(scope, &tree)?
+        };
         outputs.extend(modules.map(|modules| ("modules".to_owned(), modules)));
         let config = self.config(cache, &tree, &kernel)?;
-        let reader = open(cache, &kernel).map_err(self.failed())?;
-        let compressor = initrd_compressor(config.as_deref(), reader).map_err(self.failed())?;
+        let compressor = initrd_compressor(config.as_deref());
         let size = |digest: &Digest| cache.open_object(digest).map_or(0, |object| object.len());
         Ok(Action {
-            outputs: outputs.into_iter().map(|(role, digest)| (role, digest, size(&digest))).collect(),
-            values: vec![("compressor".into(), compressor.map_or("gzip", Compressor::name).into())],
+            outputs: outputs
+                .into_iter()
+                .map(|(role, digest)| (role, digest, size(&digest)))
+                .collect(),
+            values: vec![("compressor".into(), compressor.name().into())],
             ..Action::default()
         })
     }
@@ -139,24 +155,35 @@ impl Work {
             });
             return match (found.next(), found.next()) {
                 (Some(kernel), None) => Ok(kernel),
-                (None, _) => Err(StepError::new(self.context.clone(), "none of its packages has a kernel (boot/vmlinuz-…)")
-                    .hint("name a kernel package, such as linux-image-cloud-amd64")),
+                (None, _) => Err(StepError::new(
+                    self.context.clone(),
+                    "none of its packages has a kernel (boot/vmlinuz-…)",
+                )
+                .hint("name a kernel package, such as linux-image-cloud-amd64")),
                 (Some(one), Some(two)) => {
                     let (one, two) = (one.path().escape_ascii(), two.path().escape_ascii());
-                    Err(StepError::new(self.context.clone(), format!("there are two kernels: {one} and {two}"))
-                        .hint("choose one with binary:"))
+                    Err(StepError::new(
+                        self.context.clone(),
+                        format!("there are two kernels: {one} and {two}"),
+                    )
+                    .hint("choose one with binary:"))
                 }
             };
         }
         self.file(tree, name)?.ok_or_else(|| {
-            StepError::new(self.context.clone(), format!("there is no file \"{name}\" in it"))
-                .hint("name the kernel's file with binary:")
+            StepError::new(
+                self.context.clone(),
+                format!("there is no file \"{name}\" in it"),
+            )
+            .hint("name the kernel's file with binary:")
         })
     }
 
     fn file<'t>(&self, tree: &'t Tree, name: &str) -> Result<Option<EntryRef<'t>>, StepError> {
         let path = TreePath::parse(name.as_bytes()).map_err(self.failed())?;
-        Ok(tree.find(path.as_bytes()).filter(|entry| entry.kind() == Kind::File))
+        Ok(tree
+            .find(path.as_bytes())
+            .filter(|entry| entry.kind() == Kind::File))
     }
 
     /// Makes `boot`, `boot/cmdline`, `boot/kernel` and `boot/ucode.cpio`.
@@ -164,7 +191,11 @@ impl Work {
         let path = |text: &str| TreePath::from_clean(text.as_bytes());
         let nodes = [
             Node::directory(path("boot")),
-            Node::new(path("boot/cmdline"), Body::Bytes(self.cmdline.clone().into_bytes()), 0o644),
+            Node::new(
+                path("boot/cmdline"),
+                Body::Bytes(self.cmdline.clone().into_bytes()),
+                0o644,
+            ),
         ];
         let made = generate(cache, &nodes).map_err(self.failed())?;
         let made = Tree::open(cache, &made.tree.0).map_err(self.failed())?;
@@ -175,28 +206,48 @@ impl Work {
         let mut add = |from: &EntryRef<'_>, to: &str| {
             let entry = from.to_entry();
             let bare = Entry::new(path(to), Kind::File, entry.mode);
-            let entry = Entry { mtime: MTIME, size: entry.size, content: entry.content, extents: entry.extents, ..bare };
+            let entry = Entry {
+                mtime: MTIME,
+                size: entry.size,
+                content: entry.content,
+                extents: entry.extents,
+                ..bare
+            };
             writer.add(&entry).map_err(self.failed())
         };
         add(kernel, "boot/kernel")?;
         if let Some(name) = &self.ucode {
             let found = self.file(tree, name)?.ok_or_else(|| {
-                StepError::new(self.context.clone(), format!("there is no microcode file \"{name}\" in it"))
+                StepError::new(
+                    self.context.clone(),
+                    format!("there is no microcode file \"{name}\" in it"),
+                )
             })?;
             add(&found, "boot/ucode.cpio")?;
         }
-        writer.finish(cache).map(|(digest, _)| digest).map_err(self.failed())
+        writer
+            .finish(cache)
+            .map(|(digest, _)| digest)
+            .map_err(self.failed())
     }
 
     /// Unpacks the tar that an image brings its modules in.
     fn kernel_tar(&self, scope: &Scope<'_>, tree: &Tree) -> Result<Option<Digest>, StepError> {
-        let Some(name) = &self.tar else { return Ok(None) };
+        let Some(name) = &self.tar else {
+            return Ok(None);
+        };
         let found = self.file(tree, name)?.ok_or_else(|| {
-            StepError::new(self.context.clone(), format!("there is no file \"{name}\" in it"))
-                .hint("name the tar of its modules with tar:, or say tar: none")
+            StepError::new(
+                self.context.clone(),
+                format!("there is no file \"{name}\" in it"),
+            )
+            .hint("name the tar of its modules with tar:, or say tar: none")
         })?;
         let reader = open(scope.cache, &found).map_err(self.failed())?;
-        let options = Options { literal_whiteouts: true, ..Options::default() };
+        let options = Options {
+            literal_whiteouts: true,
+            ..Options::default()
+        };
         let unpacked = unpack(scope.cache, reader, &options, scope.cancel, &|_| {})
             .map_err(StepError::in_context(format!("{}: {name}", self.context)))?;
         Ok(Some(unpacked.tree))
@@ -212,12 +263,23 @@ impl Work {
     }
 
     /// Finds the configuration that a package ships beside its kernel.
-    fn config(&self, cache: &Cache, tree: &Tree, kernel: &EntryRef<'_>) -> Result<Option<Vec<u8>>, StepError> {
-        let Some(version) = kernel.path().strip_prefix(b"boot/vmlinuz-") else { return Ok(None) };
+    fn config(
+        &self,
+        cache: &Cache,
+        tree: &Tree,
+        kernel: &EntryRef<'_>,
+    ) -> Result<Option<Vec<u8>>, StepError> {
+        let Some(version) = kernel.path().strip_prefix(b"boot/vmlinuz-") else {
+            return Ok(None);
+        };
         let path = [b"boot/config-", version].concat();
-        let Some(entry) = tree.find(&path).filter(|entry| entry.size() < 4 << 20) else { return Ok(None) };
+        let Some(entry) = tree.find(&path).filter(|entry| entry.size() < 4 << 20) else {
+            return Ok(None);
+        };
         let mut text = Vec::new();
-        open(cache, &entry).and_then(|mut reader| reader.read_to_end(&mut text)).map_err(self.failed())?;
+        open(cache, &entry)
+            .and_then(|mut reader| reader.read_to_end(&mut text))
+            .map_err(self.failed())?;
         Ok(Some(text))
     }
 }
@@ -236,16 +298,28 @@ pub(crate) fn open(cache: &Cache, entry: &EntryRef<'_>) -> std::io::Result<FileR
     }
     let content = entry.content();
     let pack = match &content {
-        Some(content) => Some(cache.open_object(&content.pack).map_err(std::io::Error::other)?),
+        Some(content) => Some(
+            cache
+                .open_object(&content.pack)
+                .map_err(std::io::Error::other)?,
+        ),
         None => None,
     };
-    Ok(FileReader { pack, offset: content.map_or(0, |content| content.offset), left: entry.size() })
+    Ok(FileReader {
+        pack,
+        offset: content.map_or(0, |content| content.offset),
+        left: entry.size(),
+    })
 }
 
 impl Read for FileReader {
     fn read(&mut self, out: &mut [u8]) -> std::io::Result<usize> {
-        let count = usize::try_from(self.left).unwrap_or(usize::MAX).min(out.len());
-        let Some(pack) = self.pack.as_ref().filter(|_| count > 0) else { return Ok(0) };
+        let count = usize::try_from(self.left)
+            .unwrap_or(usize::MAX)
+            .min(out.len());
+        let Some(pack) = self.pack.as_ref().filter(|_| count > 0) else {
+            return Ok(0);
+        };
         pack.read_exact_at(&mut out[..count], self.offset)?;
         self.offset += count as u64;
         self.left -= count as u64;

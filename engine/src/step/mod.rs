@@ -200,5 +200,8 @@ impl StepError {
 
 /// A result that is one tree.
 pub(crate) fn tree_action((tree, size): (Digest, u64)) -> Action {
-    Action { outputs: vec![("tree".into(), tree, size)], ..Action::default() }
+    Action {
+        outputs: vec![("tree".into(), tree, size)],
+        ..Action::default()
+    }
 }

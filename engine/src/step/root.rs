@@ -57,7 +57,10 @@ impl Origin {
     }
 
     /// Returns the layers' trees, bottom first; or what is needed before they are known.
-    fn layers(&self, got: &Results<'_>) -> Result<Result<Vec<Digest>, Vec<Arc<dyn Step>>>, StepError> {
+    fn layers(
+        &self,
+        got: &Results<'_>,
+    ) -> Result<Result<Vec<Digest>, Vec<Arc<dyn Step>>>, StepError> {
         let steps = match &self.source {
             Source::Directory(path) => vec![Arc::new(Directory(path.clone())) as Arc<dyn Step>],
             Source::Debian(packages) => match packages.layers(got)? {
@@ -74,7 +77,11 @@ impl Origin {
         };
         match got.all(&steps) {
             Err(need) => Ok(Err(need)),
-            Ok(done) => done.iter().map(|action| tree_of(action, &self.name)).collect::<Result<_, _>>().map(Ok),
+            Ok(done) => done
+                .iter()
+                .map(|action| tree_of(action, &self.name))
+                .collect::<Result<_, _>>()
+                .map(Ok),
         }
     }
 
@@ -83,12 +90,16 @@ impl Origin {
     /// # Errors
     /// When the cache cannot give it.
     pub fn config(&self, got: &Results<'_>) -> Result<Vec<u8>, StepError> {
-        let Source::Image(image) = &self.source else { return Ok(Vec::new()) };
+        let Source::Image(image) = &self.source else {
+            return Ok(Vec::new());
+        };
         let manifest = got.get(&Manifest(image.clone()));
         let Some(digest) = manifest.as_ref().and_then(|action| action.output("config")) else {
             return Ok(Vec::new());
         };
-        got.cache.read(digest).map_err(StepError::in_context(format!("image {}", self.name)))
+        got.cache
+            .read(digest)
+            .map_err(StepError::in_context(format!("image {}", self.name)))
     }
 }
 
@@ -141,9 +152,11 @@ impl Step for Root {
             lane: Lane::Cpu,
             reuse: Reuse::Always,
             work: Box::new(move |scope| {
-                let context = || StepError::in_context(format!("root of {name}"));
-                let finish = finish(scope.cache, purpose).map_err(context())?;
-                let tree = flatten(scope.cache, &layers, &finish).map_err(context())?;
+                let context = format!("root of {name}");
+                let finish =
+                    finish(scope.cache, purpose).map_err(StepError::in_context(context.clone()))?;
+                let tree = flatten(scope.cache, &layers, &finish)
+                    .map_err(StepError::in_context(context))?;
                 Ok(super::tree_action(tree))
             }),
         }))
@@ -151,36 +164,55 @@ impl Step for Root {
 }
 
 /// The rules for every image, by purpose.
-fn finish(cache: &Cache, purpose: Purpose) -> Result<Finish, Box<dyn std::error::Error + Send + Sync>> {
+fn finish(
+    cache: &Cache,
+    purpose: Purpose,
+) -> Result<Finish, Box<dyn std::error::Error + Send + Sync>> {
     if purpose == Purpose::Plain {
         return Ok(Finish::default());
     }
     let path = |text: &str| TreePath::from_clean(text.as_bytes());
     let directory = |text: &str| Node::directory(path(text));
     let resolv_conf = match purpose {
-        Purpose::Container => Node::new(path("etc/resolv.conf"), Body::Bytes(RESOLV_CONF.to_vec()), 0o644),
+        Purpose::Container => Node::new(
+            path("etc/resolv.conf"),
+            Body::Bytes(RESOLV_CONF.to_vec()),
+            0o644,
+        ),
         Purpose::System | Purpose::Plain => {
             let target = b"/run/resolvconf/resolv.conf".to_vec();
             Node::new(path("etc/resolv.conf"), Body::Symlink(target), 0o644)
         }
     };
-    let fixed = [Node::new(path("etc/hosts"), Body::Bytes(HOSTS.to_vec()), 0o644), resolv_conf];
+    let fixed = [
+        Node::new(path("etc/hosts"), Body::Bytes(HOSTS.to_vec()), 0o644),
+        resolv_conf,
+    ];
     let missing = [
         directory(""),
         directory("dev"),
         directory("dev/pts"),
         directory("dev/shm"),
         directory("etc"),
-        Node::new(path("etc/mtab"), Body::Symlink(b"/proc/mounts".to_vec()), 0o755),
+        Node::new(
+            path("etc/mtab"),
+            Body::Symlink(b"/proc/mounts".to_vec()),
+            0o755,
+        ),
         directory("proc"),
         directory("sys"),
     ];
     let entries = |nodes: &[Node]| -> Result<Vec<Entry>, Box<dyn std::error::Error + Send + Sync>> {
         let made = generate(cache, nodes)?;
-        Ok(Tree::open(cache, &made.tree.0)?.iter().map(|entry| entry.to_entry()).collect())
+        Ok(Tree::open(cache, &made.tree.0)?
+            .iter()
+            .map(|entry| entry.to_entry())
+            .collect())
     };
     Ok(Finish {
-        drop: [".dockerenv", "Dockerfile", "dev/console", "etc/hostname"].map(path).to_vec(),
+        drop: [".dockerenv", "Dockerfile", "dev/console", "etc/hostname"]
+            .map(path)
+            .to_vec(),
         replace: entries(&fixed)?,
         add: entries(&missing)?,
     })
@@ -214,13 +246,17 @@ impl Step for Stack {
 
     fn next(&self, _got: &Results<'_>) -> Result<Next, StepError> {
         let (label, trees) = (self.label.clone(), self.trees.clone());
-        let finish = Finish { drop: self.drop.clone(), ..Finish::default() };
+        let finish = Finish {
+            drop: self.drop.clone(),
+            ..Finish::default()
+        };
         Ok(Next::Run(Task {
             key: self.id(),
             lane: Lane::Cpu,
             reuse: Reuse::Always,
             work: Box::new(move |scope| {
-                let tree = flatten(scope.cache, &trees, &finish).map_err(StepError::in_context(label))?;
+                let tree =
+                    flatten(scope.cache, &trees, &finish).map_err(StepError::in_context(label))?;
                 Ok(super::tree_action(tree))
             }),
         }))

@@ -12,9 +12,12 @@ use super::components::{Fragments, Need};
 use super::{Lane, Next, Results, Reuse, Step, StepError, Task};
 use crate::build::Format;
 use crate::format::cpio::{Member, member, shared_member};
-use crate::format::output::{boot, initrd_segments, kernel_initrd, tar_kernel_initrd, tar_segments};
+use crate::format::output::{
+    boot, initrd_segments, kernel_initrd, tar_kernel_initrd, tar_segments,
+};
 use crate::format::{
-    Compressor, Form, FormatError, Fragment, FragmentPlan, Part, Plan, Segment, SharedGroup, compress, tar,
+    Compressor, Form, FormatError, Fragment, FragmentPlan, Part, Plan, Segment, SharedGroup,
+    compress, tar,
 };
 
 /// Changes when the segment of the same fragment may change.
@@ -39,7 +42,11 @@ pub(crate) struct Stored {
 
 impl From<&Segment> for Stored {
     fn from(segment: &Segment) -> Self {
-        Self { digest: segment.digest.to_string(), len: segment.len, recipe: segment.form == Form::Recipe }
+        Self {
+            digest: segment.digest.to_string(),
+            len: segment.len,
+            recipe: segment.form == Form::Recipe,
+        }
     }
 }
 
@@ -48,7 +55,11 @@ impl Stored {
         Some(Segment {
             digest: self.digest.parse().ok()?,
             len: self.len,
-            form: if self.recipe { Form::Recipe } else { Form::Bytes },
+            form: if self.recipe {
+                Form::Recipe
+            } else {
+                Form::Bytes
+            },
         })
     }
 }
@@ -62,9 +73,13 @@ pub(crate) fn outputs(
 ) -> Result<Result<Vec<u8>, Need>, StepError> {
     let wants = |format: &Format| formats.contains(format);
     let mut needed: Need = Vec::new();
-    let tar_steps = wants(&Format::Tar).then(|| tar_steps(fragments, plan)).unwrap_or_default();
+    let tar_steps = wants(&Format::Tar)
+        .then(|| tar_steps(fragments, plan))
+        .unwrap_or_default();
     let initrd = wants(&Format::KernelInitrd) || wants(&Format::TarKernelInitrd);
-    let member_steps = initrd.then(|| member_steps(fragments, plan)).unwrap_or_default();
+    let member_steps = initrd
+        .then(|| member_steps(fragments, plan))
+        .unwrap_or_default();
     needed.extend(tar_steps.iter().chain(&member_steps).cloned());
     if let Err(need) = got.all(&needed) {
         return Ok(Err(need));
@@ -76,7 +91,9 @@ pub(crate) fn outputs(
         list(*format, fragments, &tar, &members, got.cache, &mut out)
             .map_err(StepError::in_context(format!("output {}", format.name())))?;
     }
-    serde_json::to_vec(&out).map(Ok).map_err(StepError::in_context("outputs"))
+    serde_json::to_vec(&out)
+        .map(Ok)
+        .map_err(StepError::in_context("outputs"))
 }
 
 /// Lists the files of one format.
@@ -125,9 +142,9 @@ fn read(steps: &[Arc<dyn Step>], got: &Results<'_>) -> Result<Vec<Segment>, Step
             let action = got.get(&**step);
             let stored = action.as_ref().and_then(|action| action.value("segment"));
             let stored = stored.and_then(|bytes| serde_json::from_slice::<Stored>(bytes).ok());
-            stored
-                .and_then(|stored| stored.segment())
-                .ok_or_else(|| StepError::new(step.label(), "the cache's record of its segment is damaged"))
+            stored.and_then(|stored| stored.segment()).ok_or_else(|| {
+                StepError::new(step.label(), "the cache's record of its segment is damaged")
+            })
         })
         .collect()
 }
@@ -156,12 +173,21 @@ fn tar_steps(fragments: &Fragments, plan: &Plan) -> Need {
             what: What::Tar(fragment.clone(), plan.clone()),
         }) as Arc<dyn Step>
     };
-    fragments.list.iter().zip(&plan.fragments).map(step).collect()
+    fragments
+        .list
+        .iter()
+        .zip(&plan.fragments)
+        .map(step)
+        .collect()
 }
 
 /// The members of an initrd: those of components, those that components share, `files`.
 fn member_steps(fragments: &Fragments, plan: &Plan) -> Need {
-    let compressor = match fragments.kernel.as_ref().and_then(|kernel| kernel.value("compressor")) {
+    let compressor = match fragments
+        .kernel
+        .as_ref()
+        .and_then(|kernel| kernel.value("compressor"))
+    {
         Some(b"zstd") => Compressor::Zstd,
         // Every kernel that reads an initrd reads this.
         _ => Compressor::Gzip,
@@ -175,7 +201,11 @@ fn member_steps(fragments: &Fragments, plan: &Plan) -> Need {
         Arc::new(Make {
             kind: "member",
             label: fragment.name.clone(),
-            key: fragment_key(key("member").field("plan", plan.initrd_key()), &fragment.parts).finish(),
+            key: fragment_key(
+                key("member").field("plan", plan.initrd_key()),
+                &fragment.parts,
+            )
+            .finish(),
             what: What::Member(fragment.clone(), plan.clone(), compressor),
         }) as Arc<dyn Step>
     };
@@ -187,9 +217,17 @@ fn member_steps(fragments: &Fragments, plan: &Plan) -> Need {
             what: What::Shared(group.clone(), compressor),
         }) as Arc<dyn Step>
     };
-    let mut own: Need = fragments.list.iter().zip(&plan.fragments).map(own).collect();
+    let mut own: Need = fragments
+        .list
+        .iter()
+        .zip(&plan.fragments)
+        .map(own)
+        .collect();
     let files = own.split_off(own.len() - fragments.files);
-    own.into_iter().chain(plan.shared.iter().map(shared)).chain(files).collect()
+    own.into_iter()
+        .chain(plan.shared.iter().map(shared))
+        .chain(files)
+        .collect()
 }
 
 enum What {
@@ -223,7 +261,9 @@ impl Step for Make {
         let label = self.label.clone();
         let what = match &self.what {
             What::Tar(fragment, plan) => What::Tar(fragment.clone(), plan.clone()),
-            What::Member(fragment, plan, compressor) => What::Member(fragment.clone(), plan.clone(), *compressor),
+            What::Member(fragment, plan, compressor) => {
+                What::Member(fragment.clone(), plan.clone(), *compressor)
+            }
             What::Shared(group, compressor) => What::Shared(group.clone(), *compressor),
         };
         Ok(Next::Run(Task {
@@ -232,10 +272,19 @@ impl Step for Make {
             reuse: Reuse::Always,
             work: Box::new(move |scope| {
                 let made = match &what {
-                    What::Tar(fragment, plan) => tar::segment(scope.cache, fragment, plan)
-                        .map(|segment| Member { segment, dropped_xattrs: 0, dropped_boot: 0 }),
-                    What::Member(fragment, plan, compressor) => member(scope.cache, fragment, plan, *compressor),
-                    What::Shared(group, compressor) => shared_member(scope.cache, group, *compressor),
+                    What::Tar(fragment, plan) => {
+                        tar::segment(scope.cache, fragment, plan).map(|segment| Member {
+                            segment,
+                            dropped_xattrs: 0,
+                            dropped_boot: 0,
+                        })
+                    }
+                    What::Member(fragment, plan, compressor) => {
+                        member(scope.cache, fragment, plan, *compressor)
+                    }
+                    What::Shared(group, compressor) => {
+                        shared_member(scope.cache, group, *compressor)
+                    }
                 };
                 let made = made.map_err(StepError::in_context(label.clone()))?;
                 if made.dropped_xattrs > 0 {

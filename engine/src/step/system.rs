@@ -61,7 +61,10 @@ impl System {
     /// Returns the step for a plan.
     #[must_use]
     pub fn new(plan: Arc<Plan>) -> Self {
-        Self { plan, shared: OnceLock::new() }
+        Self {
+            plan,
+            shared: OnceLock::new(),
+        }
     }
 }
 
@@ -87,9 +90,11 @@ impl Step for System {
             Some(shared) => shared,
             None => {
                 for warning in &fragments.warnings {
-                    got.listener.event(&Event::Warning(format!("{}: {warning}", warning.at())));
+                    got.listener
+                        .event(&Event::Warning(format!("{}: {warning}", warning.at())));
                 }
-                let shared = share(got.cache, &fragments.list).map_err(StepError::in_context("system"))?;
+                let shared =
+                    share(got.cache, &fragments.list).map_err(StepError::in_context("system"))?;
                 self.shared.get_or_init(|| shared)
             }
         };

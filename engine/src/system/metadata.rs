@@ -305,7 +305,9 @@ fn source(object: &mut Object, source: &ImageSource, canonical: impl Fn(&str) ->
 
 fn debian(source: &Debian) -> Value {
     let mut object = Object::default();
-    object.put("suite", source.suite.value.as_str());
+    if let Some(suite) = &source.suite {
+        object.put("suite", suite.value.as_str());
+    }
     object.put(
         "packages",
         source

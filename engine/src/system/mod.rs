@@ -8,6 +8,7 @@ pub mod bundle;
 pub mod files;
 pub mod ids;
 mod json;
+pub mod kernel;
 pub mod label;
 pub mod metadata;
 pub mod volumes;

@@ -86,11 +86,20 @@ pub fn index(cache: &Cache, root: &Path) -> Result<Generated, DirectoryError> {
     let mut writer = TreeWriter::new();
     let mut inodes: HashMap<(u64, u64), usize> = HashMap::new();
     for full in files(root)? {
-        let read = |source| DirectoryError::Read { path: full.clone(), source };
+        let read = |source| DirectoryError::Read {
+            path: full.clone(),
+            source,
+        };
         let metadata = fs::symlink_metadata(&full).map_err(read)?;
-        let relative = full.strip_prefix(root).unwrap_or(&full).as_os_str().as_bytes();
-        let path = TreePath::parse(relative)
-            .map_err(|reason| DirectoryError::Name { path: full.clone(), reason })?;
+        let relative = full
+            .strip_prefix(root)
+            .unwrap_or(&full)
+            .as_os_str()
+            .as_bytes();
+        let path = TreePath::parse(relative).map_err(|reason| DirectoryError::Name {
+            path: full.clone(),
+            reason,
+        })?;
         if !metadata.is_dir() && metadata.nlink() > 1 {
             if let Some(first) = inodes.get(&(metadata.dev(), metadata.ino())) {
                 writer.link(*first, path.as_bytes())?;
@@ -106,10 +115,18 @@ pub fn index(cache: &Cache, root: &Path) -> Result<Generated, DirectoryError> {
                 entry.size = metadata.size();
                 let offset = pack.len();
                 let digest = copy(&full, &metadata, &mut pack, cache)?;
-                entry.content = (entry.size > 0).then_some(Content { pack: PACK, offset, digest });
+                entry.content = (entry.size > 0).then_some(Content {
+                    pack: PACK,
+                    offset,
+                    digest,
+                });
             }
             Kind::Symlink => {
-                entry.link = fs::read_link(&full).map_err(read)?.as_os_str().as_bytes().to_vec();
+                entry.link = fs::read_link(&full)
+                    .map_err(read)?
+                    .as_os_str()
+                    .as_bytes()
+                    .to_vec();
             }
             Kind::CharDevice | Kind::BlockDevice => {
                 let device = metadata.rdev();
@@ -122,7 +139,10 @@ pub fn index(cache: &Cache, root: &Path) -> Result<Generated, DirectoryError> {
     let pack_size = pack.len();
     let pack = pack.commit()?;
     writer.rename_pack(&PACK, pack);
-    Ok(Generated { pack: (pack, pack_size), tree: writer.finish(cache)? })
+    Ok(Generated {
+        pack: (pack, pack_size),
+        tree: writer.finish(cache)?,
+    })
 }
 
 fn kind(metadata: &Metadata) -> Option<Kind> {
@@ -139,8 +159,16 @@ fn kind(metadata: &Metadata) -> Option<Kind> {
 }
 
 /// Copies a file's bytes; they must be those that `before` speaks of.
-fn copy(path: &Path, before: &Metadata, out: &mut impl Write, cache: &Cache) -> Result<Digest, DirectoryError> {
-    let read = |source| DirectoryError::Read { path: path.to_owned(), source };
+fn copy(
+    path: &Path,
+    before: &Metadata,
+    out: &mut impl Write,
+    cache: &Cache,
+) -> Result<Digest, DirectoryError> {
+    let read = |source| DirectoryError::Read {
+        path: path.to_owned(),
+        source,
+    };
     let mut file = File::open(path).map_err(read)?;
     let mut hasher = blake3::Hasher::new();
     let mut buffer = vec![0; 256 << 10];
@@ -150,11 +178,19 @@ fn copy(path: &Path, before: &Metadata, out: &mut impl Write, cache: &Cache) -> 
             break;
         }
         hasher.update(&buffer[..count]);
-        out.write_all(&buffer[..count]).map_err(CacheError::io("write", cache.root()))?;
+        out.write_all(&buffer[..count])
+            .map_err(CacheError::io("write", cache.root()))?;
     }
     let after = file.metadata().map_err(read)?;
     let seen = |metadata: &Metadata| {
-        (metadata.ino(), metadata.size(), metadata.mtime(), metadata.mtime_nsec(), metadata.ctime(), metadata.ctime_nsec())
+        (
+            metadata.ino(),
+            metadata.size(),
+            metadata.mtime(),
+            metadata.mtime_nsec(),
+            metadata.ctime(),
+            metadata.ctime_nsec(),
+        )
     };
     if seen(before) != seen(&after) || hasher.count() != before.size() {
         return Err(DirectoryError::Changed(path.to_owned()));

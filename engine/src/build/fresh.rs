@@ -107,7 +107,7 @@ pub(super) fn remember(
     };
     let mut outputs = Vec::new();
     for output in &report.outputs {
-        let path = std::path::absolute(&output.path).map_err(BuildError::file(&output.path))?;
+        let path = std::path::absolute(&output.path).map_err(BuildError::output(&output.path))?;
         // How it was written said what it holds; here only its stat counts.
         let stamp = super::write::stamp(cache, &path);
         match stamp {

@@ -154,8 +154,16 @@ pub enum BuildError {
     /// The caller gave up.
     #[error("interrupted")]
     Cancelled,
-    /// A file that the caller named cannot be read or written.
-    #[error("{}: {source}", path.display())]
+    /// An output cannot be written; `-` is standard output.
+    #[error("cannot write {}: {source}", path.display())]
+    Output {
+        /// The output.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// A file that the caller named cannot be read.
+    #[error("cannot read {}: {source}", path.display())]
     File {
         /// The file.
         path: PathBuf,
@@ -170,9 +178,6 @@ pub enum BuildError {
         /// What is wrong.
         source: LockError,
     },
-    /// An output cannot be made.
-    #[error(transparent)]
-    Format(#[from] FormatError),
     /// The cache cannot be used.
     #[error(transparent)]
     Cache(#[from] CacheError),
@@ -201,7 +206,26 @@ impl From<RunError> for BuildError {
     }
 }
 
+impl From<FormatError> for BuildError {
+    fn from(error: FormatError) -> Self {
+        match error {
+            FormatError::Cache(error) => Self::Cache(error),
+            FormatError::Output { path, source, .. } => Self::Output { path, source },
+            FormatError::Stream(source) => Self::Output {
+                path: "-".into(),
+                source,
+            },
+            other => Self::Step(StepError::new("output", other)),
+        }
+    }
+}
+
 impl BuildError {
+    fn output(path: &std::path::Path) -> impl FnOnce(io::Error) -> Self {
+        let path = path.to_owned();
+        move |source| Self::Output { path, source }
+    }
+
     fn file(path: &std::path::Path) -> impl FnOnce(io::Error) -> Self {
         let path = path.to_owned();
         move |source| Self::File { path, source }
@@ -217,9 +241,7 @@ impl BuildError {
     fn lost_object(&self) -> bool {
         match self {
             Self::Step(error) => error.lost_object().is_some(),
-            Self::Cache(error) | Self::Format(FormatError::Cache(error)) => {
-                matches!(error, CacheError::MissingObject(_))
-            }
+            Self::Cache(error) => matches!(error, CacheError::MissingObject(_)),
             _ => false,
         }
     }

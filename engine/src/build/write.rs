@@ -31,7 +31,7 @@ pub(super) fn check(request: &Request) -> Result<(), BuildError> {
     }
     match &request.destination {
         Destination::Directory { directory, .. } => {
-            let metadata = fs::metadata(directory).map_err(BuildError::file(directory))?;
+            let metadata = fs::metadata(directory).map_err(BuildError::output(directory))?;
             if !metadata.is_dir() {
                 return Err(BuildError::usage(
                     format!("{} is not a directory", directory.display()),
@@ -119,7 +119,7 @@ fn one(
     segments: &[Segment],
     stored: &[Stored],
 ) -> Result<u64, BuildError> {
-    let absolute = std::path::absolute(path).map_err(BuildError::file(path))?;
+    let absolute = std::path::absolute(path).map_err(BuildError::output(path))?;
     let note = note(&absolute);
     let before = cache.stamp(&note).filter(|stamp| stamp.check().is_ok());
     let previous: Option<Vec<Stored>> =
@@ -148,7 +148,7 @@ fn one(
         .map(|segment| segment.segment.len)
         .sum();
     let stamp =
-        FileStamp::of_output(&absolute, Digest::of(&payload)).map_err(BuildError::file(path))?;
+        FileStamp::of_output(&absolute, Digest::of(&payload)).map_err(BuildError::output(path))?;
     let stamp = Stamp {
         inputs: Vec::new(),
         absent: Vec::new(),
@@ -174,12 +174,12 @@ fn remove_stale(
     }
     for suffix in ["-kernel", "-initrd.img", "-cmdline"] {
         let path = directory.join(format!("{name}{suffix}"));
-        let absolute = std::path::absolute(&path).map_err(BuildError::file(&path))?;
+        let absolute = std::path::absolute(&path).map_err(BuildError::output(&path))?;
         let ours = cache
             .stamp(&note(&absolute))
             .is_some_and(|stamp| stamp.check().is_ok());
         if ours && !files.iter().any(|file| file.path == path) {
-            fs::remove_file(&path).map_err(BuildError::file(&path))?;
+            fs::remove_file(&path).map_err(BuildError::output(&path))?;
         }
     }
     Ok(())
@@ -194,5 +194,5 @@ pub(super) fn replace(path: &Path, bytes: &[u8]) -> Result<(), BuildError> {
     if written.is_err() {
         let _ = fs::remove_file(&temporary);
     }
-    written.map_err(BuildError::file(path))
+    written.map_err(BuildError::output(path))
 }

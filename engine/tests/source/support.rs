@@ -1,6 +1,8 @@
 //! Options that fail quickly, and images made by hand.
 
 use std::collections::BTreeMap;
+use std::path::Path;
+use std::process::Command;
 use std::time::Duration;
 
 use kiln_engine::digest::Sha256;
@@ -142,4 +144,29 @@ impl Shelf {
 
 pub(crate) fn error(code: &str, message: &str) -> String {
     json!({"errors": [{"code": code, "message": message}]}).to_string()
+}
+
+/// A program the tests need.
+pub(crate) fn tool(name: &str) -> Command {
+    let package = match name {
+        "docker-registry" | "skopeo" | "umoci" | "openssl" => name,
+        other => panic!("no package is known for {other}"),
+    };
+    let found = ["/usr/bin", "/usr/local/bin", "/usr/sbin"]
+        .iter()
+        .map(|directory| Path::new(directory).join(name))
+        .find(|path| path.exists());
+    Command::new(found.unwrap_or_else(|| panic!("{name} is missing: apt-get install {package}")))
+}
+
+/// Runs a command that must succeed.
+pub(crate) fn run(command: &mut Command) {
+    let output = command
+        .output()
+        .unwrap_or_else(|error| panic!("{command:?}: {error}"));
+    assert!(
+        output.status.success(),
+        "{command:?}: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
 }

@@ -13,6 +13,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use super::proxy::forward_agent;
 use ureq::http::uri::Authority;
 use ureq::http::{HeaderMap, Uri};
 use ureq::tls::{Certificate, PemItem, RootCerts, TlsConfig, parse_pem};
@@ -72,7 +73,7 @@ impl Default for HttpOptions {
 /// Proxies by scheme of the target; loopback hosts never go through one.
 #[derive(Clone, Debug, Default)]
 pub struct ProxyOptions {
-    /// Proxy URL for http targets.
+    /// Proxy URL for http targets (`http://[USER:PASSWORD@]HOST:PORT`).
     pub http: Option<String>,
     /// Proxy URL for https targets.
     pub https: Option<String>,
@@ -583,6 +584,10 @@ fn new_agent(
             reason: format!("unusable as a proxy: {error}"),
         })?),
     };
+    let forwarded = !route.https
+        && proxy
+            .as_ref()
+            .is_some_and(|proxy| proxy.protocol() == ureq::ProxyProtocol::Http);
     let tls = TlsConfig::builder().disable_verification(!route.verified);
     let tls = if route.https && route.verified {
         tls.root_certs(RootCerts::Specific(Arc::new(root_certificates(
@@ -594,7 +599,7 @@ fn new_agent(
     let config = ureq::Agent::config_builder()
         .http_status_as_error(false)
         .max_redirects(0)
-        .proxy(proxy)
+        .proxy(proxy.clone().filter(|_| !forwarded))
         .user_agent(&options.user_agent)
         .tls_config(tls.build())
         .timeout_resolve(Some(options.timeout_connect))
@@ -604,7 +609,10 @@ fn new_agent(
         .timeout_recv_response(Some(options.timeout_idle * 2))
         .max_idle_connections_per_host(8)
         .build();
-    Ok(config.into())
+    match proxy {
+        Some(proxy) if forwarded => Ok(forward_agent(config, &proxy)),
+        _ => Ok(config.into()),
+    }
 }
 
 fn root_certificates(ca_files: &[PathBuf]) -> Result<Vec<Certificate<'static>>, HttpError> {

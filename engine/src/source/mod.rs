@@ -20,6 +20,7 @@ pub mod http;
 pub mod manifest;
 pub mod oci_layout;
 pub mod platform;
+mod proxy;
 pub mod reference;
 pub mod registry;
 mod resolve;

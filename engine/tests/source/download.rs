@@ -303,6 +303,32 @@ fn proxies_are_used_but_not_for_this_machine() {
 }
 
 #[test]
+fn plain_http_is_forwarded_by_name() {
+    let proxy = Server::start(|_| Reply::ok("from the proxy"));
+    let url = proxy.url("").replace("http://", "http://me:secret@");
+    let options = HttpOptions {
+        proxy: ProxyOptions {
+            http: Some(url),
+            ..ProxyOptions::default()
+        },
+        ..options()
+    };
+    // `.invalid` never resolves: the proxy is given the name.
+    let response = Http::new(options).get("http://mirror.invalid/pool/x?y=z", &[], 7);
+    let request = &proxy.requests()[0];
+    assert_eq!(
+        (request.method.as_str(), request.path.as_str()),
+        ("GET", "http://mirror.invalid/pool/x?y=z")
+    );
+    assert_eq!(
+        (request.header("host"), request.from()),
+        ("mirror.invalid", 7)
+    );
+    assert_eq!(request.header("proxy-authorization"), "Basic bWU6c2VjcmV0");
+    assert_eq!(response.unwrap().read_all(100).unwrap(), b"from the proxy");
+}
+
+#[test]
 fn bad_options_and_urls_are_named() {
     let message = |url: &str, options: HttpOptions| {
         Http::new(options).get(url, &[], 0).unwrap_err().to_string()

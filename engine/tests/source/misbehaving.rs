@@ -142,9 +142,8 @@ fn layers_survive_breaks_and_must_have_their_size() {
     let shelf = Shelf::sample();
     let expected = shelf.layers[0].clone();
     let layer = Sha256::of(&expected).to_string();
-    let served = shelf.clone();
     let server = Server::start(move |request| {
-        let reply = served.answer(request);
+        let reply = shelf.answer(request);
         match request.nth {
             0 if request.path.ends_with(&layer) => reply.cut_after(70_000).header("ETag", "\"a\""),
             1 if request.path.ends_with(&layer) => Reply::status(500),

@@ -8,8 +8,9 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
+use super::container::Container;
 use super::json;
-use super::label::Container;
+
 use crate::spec::{IdMapping, Interface, Mount, Resources, Rlimit, Section};
 
 /// The runtime specification's version in config.json.

@@ -8,7 +8,7 @@ use serde::Serialize;
 use serde_json::{Map, Value, json};
 
 use super::json;
-use super::yaml_text;
+use super::yaml_text::{self, Style};
 use crate::spec::{
     Bind, Config, Container, Debian, Device, Field, FileContent, FileEntry, Id, ImageSource,
     InitEntry, Interface, Kernel, ListField, MetadataFormat, Modules, Mount, Rlimit, Runtime, Spec,
@@ -18,11 +18,21 @@ use crate::spec::{
 /// Returns the file's bytes: JSON without, YAML with a final newline.
 #[must_use]
 pub fn metadata(spec: &Spec, format: MetadataFormat) -> Vec<u8> {
-    let value = Writer { format }.spec(spec);
+    let canonical = canonical_reference;
+    let value = Writer { format, canonical }.spec(spec);
     match format {
         MetadataFormat::Json => json::to_vec(&value),
-        MetadataFormat::Yaml => yaml_text::to_string(&value).into_bytes(),
+        MetadataFormat::Yaml => yaml_text::to_string(&value, Style::V2).into_bytes(),
     }
+}
+
+/// Returns the merged description as `--dry-run` prints it: references as written, the layout of
+/// go-yaml 3, and one empty line at the end.
+#[must_use]
+pub fn dry_run(spec: &Spec) -> String {
+    let (format, canonical) = (MetadataFormat::Yaml, str::to_owned);
+    let value = Writer { format, canonical }.spec(spec);
+    yaml_text::to_string(&value, Style::V3) + "\n"
 }
 
 /// Returns the canonical form of an image reference: with registry and, on Docker Hub, `library`.
@@ -90,6 +100,8 @@ impl From<Object> for Value {
 
 struct Writer {
     format: MetadataFormat,
+    /// What becomes of the references of kernel, init and containers.
+    canonical: fn(&str) -> String,
 }
 
 impl Writer {
@@ -97,8 +109,11 @@ impl Writer {
         let containers =
             |list: &[Container]| self.list(list, |container| self.container(container));
         let mut object = Object::default();
-        object.put("kernel", kernel(spec.kernel.as_ref()));
-        object.put("init", self.list(&spec.init, |entry| init(&entry.value)));
+        object.put("kernel", self.kernel(spec.kernel.as_ref()));
+        object.put(
+            "init",
+            self.list(&spec.init, |entry| self.init(&entry.value)),
+        );
         object.put("onboot", containers(&spec.onboot));
         object.put("onshutdown", containers(&spec.onshutdown));
         object.put("services", containers(&spec.services));
@@ -115,10 +130,45 @@ impl Writer {
         }
     }
 
+    fn kernel(&self, kernel: Option<&Kernel>) -> Value {
+        let mut object = Object::default();
+        match kernel.and_then(|kernel| kernel.image.as_ref()) {
+            Some(image) => source(&mut object, &image.value, self.canonical),
+            None => object.put("image", ""),
+        }
+        if let Some(kernel) = kernel {
+            object.text("cmdline", &kernel.cmdline);
+            object.text("binary", &kernel.binary);
+            object.given("tar", &kernel.tar);
+            object.given("ucode", &kernel.ucode);
+            object.maybe(
+                "modules",
+                kernel.modules.as_ref().map(|modules| match &modules.value {
+                    Modules::All => json!("all"),
+                    Modules::Matching(patterns) => json!(patterns),
+                }),
+            );
+        }
+        object.into()
+    }
+
+    fn init(&self, entry: &InitEntry) -> Value {
+        match entry {
+            InitEntry::Kiln => json!("kiln"),
+            InitEntry::Image(ImageSource::Image(reference)) => json!((self.canonical)(reference)),
+            InitEntry::Image(ImageSource::Package(path)) => json!(format!("@pkg:{path}")),
+            InitEntry::Image(image) => {
+                let mut object = Object::default();
+                source(&mut object, image, self.canonical);
+                object.into()
+            }
+        }
+    }
+
     fn container(&self, container: &Container) -> Value {
         let mut object = Object::default();
         object.put("name", container.name.value.as_str());
-        source(&mut object, &container.image.value, canonical_reference);
+        source(&mut object, &container.image.value, self.canonical);
         self.config(&mut object, &container.config);
         object.into()
     }
@@ -259,43 +309,8 @@ impl Writer {
     }
 }
 
-fn kernel(kernel: Option<&Kernel>) -> Value {
-    let mut object = Object::default();
-    match kernel.and_then(|kernel| kernel.image.as_ref()) {
-        Some(image) => source(&mut object, &image.value, canonical_reference),
-        None => object.put("image", ""),
-    }
-    if let Some(kernel) = kernel {
-        object.text("cmdline", &kernel.cmdline);
-        object.text("binary", &kernel.binary);
-        object.given("tar", &kernel.tar);
-        object.given("ucode", &kernel.ucode);
-        object.maybe(
-            "modules",
-            kernel.modules.as_ref().map(|modules| match &modules.value {
-                Modules::All => json!("all"),
-                Modules::Matching(patterns) => json!(patterns),
-            }),
-        );
-    }
-    object.into()
-}
-
-fn init(entry: &InitEntry) -> Value {
-    match entry {
-        InitEntry::Kiln => json!("kiln"),
-        InitEntry::Image(ImageSource::Image(reference)) => json!(canonical_reference(reference)),
-        InitEntry::Image(ImageSource::Package(path)) => json!(format!("@pkg:{path}")),
-        InitEntry::Image(image) => {
-            let mut object = Object::default();
-            source(&mut object, image, canonical_reference);
-            object.into()
-        }
-    }
-}
-
 /// Puts `image` or `debian`.
-fn source(object: &mut Object, source: &ImageSource, canonical: impl Fn(&str) -> String) {
+fn source(object: &mut Object, source: &ImageSource, canonical: fn(&str) -> String) {
     match source {
         ImageSource::Image(reference) => object.put("image", canonical(reference)),
         ImageSource::Package(path) => object.put("image", format!("@pkg:{path}")),

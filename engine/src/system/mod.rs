@@ -5,6 +5,7 @@
 //! the metadata file. Pure functions; trees and outputs are made elsewhere.
 
 pub mod bundle;
+pub mod container;
 pub mod files;
 pub mod ids;
 mod json;

@@ -1,9 +1,12 @@
 //! From YAML and label to the bytes of a bundle and of the metadata file.
 
+use proptest::prelude::*;
+
 use super::bundle::{bundle_path, config_json, root_path, runtime_json};
+use super::container::{Container, ImageConfig};
 use super::ids::Ids;
-use super::label::{Container, ImageConfig, resolve};
-use super::metadata::{canonical_reference, metadata};
+use super::label::resolve;
+use super::metadata::{canonical_reference, dry_run, metadata};
 use super::volumes::Volumes;
 use crate::spec::{MetadataFormat, Section, Spec, SpecErrors, Warning};
 
@@ -642,4 +645,61 @@ fn metadata_as_json() {
     "volumes": null
 }"#
     );
+}
+
+#[test]
+fn dry_run_prints_what_was_written() {
+    let yaml = "kernel: {image: linuxkit/kernel:6}\nservices: [{name: a, image: x, env: [A=1]}]\n";
+    let printed = dry_run(&parse(yaml));
+    assert_eq!(
+        printed,
+        "\
+kernel:
+    image: linuxkit/kernel:6
+init: []
+onboot: []
+onshutdown: []
+services:
+    - name: a
+      image: x
+      env:
+        - A=1
+files: []
+volumes: []
+
+"
+    );
+    let everything = dry_run(&parse(EVERYTHING));
+    assert_eq!(
+        dry_run(&parse(&everything)),
+        everything,
+        "read back it says the same"
+    );
+}
+
+proptest! {
+    /// Whatever parses resolves or reports, and its metadata says the same when read back.
+    #[test]
+    fn mutated_descriptions_survive(edits in proptest::collection::vec((0..EVERYTHING.len(), 0..6usize, "[-:{}\\[\\],'\" \na0~]{0,3}"), 0..4), label in "[{}\\[\\]\":,a-z ]{0,20}") {
+        let mut bytes = EVERYTHING.as_bytes().to_vec();
+        for (at, cut, insert) in edits {
+            let start = at.min(bytes.len());
+            let end = (start + cut).min(bytes.len());
+            bytes.splice(start..end, insert.into_bytes());
+        }
+        let Ok(spec) = Spec::parse(&bytes, "a") else { return Ok(()) };
+        let image = ImageConfig { label: Some(label), ..ImageConfig::default() };
+        for entry in spec.onboot.iter().chain(&spec.services) {
+            if let Ok((container, _)) = resolve(entry, &image, &Ids::assign(&spec), &Volumes::of(&spec)) {
+                let config: serde_json::Value = serde_json::from_slice(&config_json(&container)).unwrap();
+                prop_assert!(config["mounts"].is_array());
+            }
+        }
+        let _ = super::files::file_nodes(&spec.files, &Ids::assign(&spec));
+        for written in [text(metadata(&spec, MetadataFormat::Yaml)), dry_run(&spec)] {
+            let back = Spec::parse(written.as_bytes(), "b").map_err(|error| TestCaseError::fail(format!("{error}\n{written}")))?;
+            let again = [text(metadata(&back, MetadataFormat::Yaml)), dry_run(&back)];
+            prop_assert!(again.contains(&written), "{}", written);
+        }
+    }
 }

@@ -1,24 +1,33 @@
-//! YAML as go-yaml version 2 writes it: two spaces of indent, lists not indented under their key,
-//! plain scalars where YAML 1.1 would read them back as the same string.
+//! YAML as go-yaml writes it: plain scalars where YAML 1.1 would read them back as the same string,
+//! laid out as by its version 2 or 3.
 //!
 //! Enters: a JSON value (ordered). Leaves: text with a final newline. Long lines are not folded.
 
 use serde_json::Value;
 
+/// The layout.
+#[derive(Clone, Copy, PartialEq)]
+pub(super) enum Style {
+    /// Two spaces of indent, lists not indented under their key.
+    V2,
+    /// Four spaces of indent, lists too.
+    V3,
+}
+
 /// Writes `value` as one document.
-pub(super) fn to_string(value: &Value) -> String {
-    let mut out = String::new();
-    write_node(&mut out, value, 0, Place::Line);
-    if !out.ends_with('\n') {
-        out.push('\n');
-    }
-    out
+pub(super) fn to_string(value: &Value, style: Style) -> String {
+    let mut writer = Writer {
+        out: String::new(),
+        style,
+    };
+    writer.node(value, 0, Place::Line);
+    writer.out
 }
 
 /// What stands before a node on its line.
 #[derive(Clone, Copy, PartialEq)]
 enum Place {
-    /// Nothing but indentation, already written.
+    /// Nothing.
     Line,
     /// `key:`
     Key,
@@ -26,105 +35,129 @@ enum Place {
     Dash,
 }
 
-/// Writes a node and the line break after it. `indent` is the column of its entries.
-fn write_node(out: &mut String, value: &Value, indent: usize, place: Place) {
-    match value {
-        Value::Array(items) if !items.is_empty() => write_list(out, items, indent, place),
-        Value::Object(map) if !map.is_empty() => write_map(out, map, indent, place),
-        _ => {
-            if place != Place::Line {
-                out.push(' ');
-            }
-            match value {
-                Value::Array(_) => out.push_str("[]"),
-                Value::Object(_) => out.push_str("{}"),
-                Value::String(text) => write_string(out, text, indent),
-                other => out.push_str(&other.to_string()),
-            }
-            out.push('\n');
+struct Writer {
+    out: String,
+    style: Style,
+}
+
+impl Writer {
+    /// The column of what lies below `column`: in version 3 the next multiple of four.
+    fn below(&self, column: usize) -> usize {
+        match self.style {
+            Style::V2 => column + 2,
+            Style::V3 => (column + 4) / 4 * 4,
         }
     }
-}
 
-fn write_list(out: &mut String, items: &[Value], indent: usize, place: Place) {
-    // A list under a key starts at the key's own column.
-    let indent = if place == Place::Key {
-        indent.saturating_sub(2)
-    } else {
-        indent
-    };
-    for (index, item) in items.iter().enumerate() {
-        start_entry(out, indent, place, index == 0);
-        out.push('-');
-        write_node(out, item, indent + 2, Place::Dash);
+    fn spaces(&mut self, count: usize) {
+        self.out.extend(std::iter::repeat_n(' ', count));
     }
-}
 
-fn write_map(out: &mut String, map: &serde_json::Map<String, Value>, indent: usize, place: Place) {
-    for (index, (key, value)) in map.iter().enumerate() {
-        start_entry(out, indent, place, index == 0);
+    /// Writes a node and the line break after it. `parent` is the column of what it stands in.
+    fn node(&mut self, value: &Value, parent: usize, place: Place) {
+        match value {
+            Value::Array(items) if !items.is_empty() => {
+                let column = match (place, self.style) {
+                    (Place::Line, _) => 0,
+                    (Place::Dash, _) => parent + 2,
+                    (Place::Key, Style::V2) => parent,
+                    (Place::Key, Style::V3) => self.below(parent),
+                };
+                for (index, item) in items.iter().enumerate() {
+                    self.start_entry(column, place, index == 0);
+                    self.out.push('-');
+                    self.node(item, column, Place::Dash);
+                }
+            }
+            Value::Object(map) if !map.is_empty() => {
+                let column = match place {
+                    Place::Line => 0,
+                    Place::Dash => parent + 2,
+                    Place::Key => self.below(parent),
+                };
+                for (index, (key, value)) in map.iter().enumerate() {
+                    self.start_entry(column, place, index == 0);
+                    self.key(key);
+                    self.node(value, column, Place::Key);
+                }
+            }
+            _ => self.scalar(value, parent, place),
+        }
+    }
+
+    /// The first entry shares the line of a dash; the others, and all under a key, start their own.
+    fn start_entry(&mut self, column: usize, place: Place, is_first: bool) {
+        match (place, is_first) {
+            (Place::Dash, true) => self.out.push(' '),
+            (Place::Key, true) => {
+                self.out.push('\n');
+                self.spaces(column);
+            }
+            _ => self.spaces(column),
+        }
+    }
+
+    fn key(&mut self, key: &str) {
         if is_plain(key) {
-            out.push_str(key);
+            self.out.push_str(key);
         } else {
-            write_quoted(out, key);
+            quoted(&mut self.out, key);
         }
-        out.push(':');
-        write_node(out, value, indent + 2, Place::Key);
+        self.out.push(':');
     }
-}
 
-/// The first entry shares the line of a dash; the others, and all under a key, start their own.
-fn start_entry(out: &mut String, indent: usize, place: Place, first: bool) {
-    match (place, first) {
-        (Place::Dash, true) => out.push(' '),
-        (Place::Key, true) => {
-            out.push('\n');
-            out.push_str(&" ".repeat(indent));
+    fn scalar(&mut self, value: &Value, parent: usize, place: Place) {
+        if place != Place::Line {
+            self.out.push(' ');
         }
-        (Place::Line, true) => {}
-        _ => out.push_str(&" ".repeat(indent)),
+        match value {
+            Value::Array(_) => self.out.push_str("[]"),
+            Value::Object(_) => self.out.push_str("{}"),
+            Value::String(text) => self.string(text, parent),
+            other => self.out.push_str(&other.to_string()),
+        }
+        self.out.push('\n');
     }
-}
 
-fn write_string(out: &mut String, text: &str, indent: usize) {
-    if text.contains('\n') && fits_literal(text) {
-        write_literal(out, text, indent);
-    } else if is_plain(text) {
-        out.push_str(text);
-    } else if resolves_to_string(text) && fits_single_quotes(text) {
-        out.push('\'');
-        out.push_str(&text.replace('\'', "''"));
-        out.push('\'');
-    } else {
-        write_quoted(out, text);
+    fn string(&mut self, text: &str, parent: usize) {
+        if text.contains('\n') && fits_literal(text) {
+            self.literal(text, parent);
+        } else if is_plain(text) {
+            self.out.push_str(text);
+        } else if resolves_to_string(text) && fits_single_quotes(text) {
+            self.out.push('\'');
+            self.out.push_str(&text.replace('\'', "''"));
+            self.out.push('\'');
+        } else {
+            quoted(&mut self.out, text);
+        }
     }
-}
 
-/// `|` with the indicators the text needs, the last line break left to the caller.
-fn write_literal(out: &mut String, text: &str, indent: usize) {
-    out.push('|');
-    if text.starts_with([' ', '\n']) {
-        out.push('2');
-    }
-    if !text.ends_with('\n') {
-        out.push('-');
-    } else if text.ends_with("\n\n") || text == "\n" {
-        out.push('+');
-    }
-    let body = text.strip_suffix('\n').unwrap_or(text);
-    // A literal at the very top would have no indentation to be told apart by.
-    let margin = " ".repeat(indent.max(2));
-    for line in body.split('\n') {
-        out.push('\n');
-        if !line.is_empty() {
-            out.push_str(&margin);
-            out.push_str(line);
+    /// `|` with the indicators the text needs, the last line break left to the caller.
+    fn literal(&mut self, text: &str, parent: usize) {
+        let column = self.below(parent);
+        self.out.push('|');
+        if text.starts_with([' ', '\n']) {
+            self.out.push_str(&(column - parent).to_string());
+        }
+        if !text.ends_with('\n') {
+            self.out.push('-');
+        } else if text.ends_with("\n\n") || text == "\n" {
+            self.out.push('+');
+        }
+        let body = text.strip_suffix('\n').unwrap_or(text);
+        for line in body.split('\n') {
+            self.out.push('\n');
+            if !line.is_empty() {
+                self.spaces(column);
+                self.out.push_str(line);
+            }
         }
     }
 }
 
 /// Double quotes with YAML's escapes; hexadecimal digits in upper case.
-fn write_quoted(out: &mut String, text: &str) {
+fn quoted(out: &mut String, text: &str) {
     out.push('"');
     for c in text.chars() {
         match c {
@@ -250,7 +283,7 @@ mod tests {
             "none": null,
         });
         assert_eq!(
-            to_string(&value),
+            to_string(&value, Style::V2),
             "\
 kernel:
   image: \"\"
@@ -283,7 +316,34 @@ files:
 none: null
 "
         );
-        assert_eq!(to_string(&json!({})), "{}\n");
+        assert_eq!(to_string(&json!({}), Style::V2), "{}\n");
+        let value = json!({
+            "init": ["a", "b\nc\n"],
+            "onboot": [{"name": "a", "list": ["x", ["w", {"z": 1}]], "map": {"k": {"l": "v"}}, "text": " d\n"}],
+            "none": [],
+        });
+        assert_eq!(
+            to_string(&value, Style::V3),
+            "\
+init:
+    - a
+    - |
+        b
+        c
+onboot:
+    - name: a
+      list:
+        - x
+        - - w
+          - z: 1
+      map:
+        k:
+            l: v
+      text: |2
+         d
+none: []
+"
+        );
     }
 
     #[test]
@@ -316,7 +376,7 @@ none: null
         ];
         for (text, expected) in cases {
             assert_eq!(
-                to_string(&json!(text)).trim_end_matches('\n'),
+                to_string(&json!(text), Style::V2).trim_end_matches('\n'),
                 expected,
                 "{text:?}"
             );
@@ -326,9 +386,9 @@ none: null
     proptest! {
         /// The reader of descriptions is the oracle: what is written is read back.
         #[test]
-        fn any_text_survives(text in r"([ -~]|[\n\t\r é😀\u{85}\u{2028}\u{7f}]|[-:#'?,\[{&*!|>%@`0-9yn.~_]){0,12}") {
+        fn any_text_survives(text in r"([ -~]|[\n\t\r é😀\u{85}\u{2028}\u{7f}]|[-:#'?,\[{&*!|>%@`0-9yn.~_]){0,12}", is_v3 in any::<bool>()) {
             let value = json!({"kernel": {"cmdline": text, "binary": "x"}, "services": [{"name": "a", "image": "b", "env": [text, "x"], "sysctl": {text.as_str(): "v"}}]});
-            let yaml = to_string(&value);
+            let yaml = to_string(&value, if is_v3 { Style::V3 } else { Style::V2 });
             let spec = crate::spec::Spec::parse(yaml.as_bytes(), "y");
             let spec = spec.map_err(|error| TestCaseError::fail(format!("{error}\n{yaml}")))?;
             let kernel = spec.kernel.unwrap();

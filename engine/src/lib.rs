@@ -9,4 +9,5 @@ pub mod digest;
 pub mod format;
 pub mod source;
 pub mod spec;
+pub mod system;
 pub mod tree;

@@ -1,24 +1,18 @@
-//! Actions: what a key produced. The truth of the cache: small files, each with its own checksum.
+//! Actions: what a key produced. The truth of the cache: records `actions/ab/…`.
+//!
+//! Body (see [`crate::record`] for the head):
 //!
 //! ```text
-//! "kiln action 1\n"   14 bytes
-//! blake3 of the rest  32 bytes
-//! kind, label         strings: u32 length, bytes
-//! cost                u64, nanoseconds
-//! outputs             u32 count; name string, digest 32, size u64
-//! values              u32 count; name string, value bytes (u32 length)
-//! edges               u32 count; key 32
+//! kind, label   strings
+//! cost          u64, nanoseconds
+//! outputs       u32 count; name string, digest 32, size u64
+//! values        u32 count; name string, value string
+//! edges         u32 count; key 32
 //! ```
-//! Integers are little-endian. A file that does not check is treated as absent.
-
-use std::fs;
-use std::io;
 
 use crate::error::{CacheError, Result};
-use crate::layout::publish;
+use crate::record::{self, Decoder, Encoder, Kind};
 use crate::{Cache, Digest, Key};
-
-const MAGIC: &[u8; 14] = b"kiln action 1\n";
 
 /// The record of one finished step.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -57,100 +51,39 @@ impl Action {
     }
 
     fn encode(&self) -> Vec<u8> {
-        let mut body = Vec::with_capacity(256);
-        put_bytes(&mut body, self.kind.as_bytes());
-        put_bytes(&mut body, self.label.as_bytes());
-        body.extend(self.cost_ns.to_le_bytes());
-        put_count(&mut body, self.outputs.len());
+        let mut out = Encoder::default();
+        out.bytes(self.kind.as_bytes());
+        out.bytes(self.label.as_bytes());
+        out.u64(self.cost_ns);
+        out.count(self.outputs.len());
         for (name, digest, size) in &self.outputs {
-            put_bytes(&mut body, name.as_bytes());
-            body.extend(digest.as_bytes());
-            body.extend(size.to_le_bytes());
+            out.bytes(name.as_bytes());
+            out.digest(digest);
+            out.u64(*size);
         }
-        put_count(&mut body, self.values.len());
+        out.count(self.values.len());
         for (name, value) in &self.values {
-            put_bytes(&mut body, name.as_bytes());
-            put_bytes(&mut body, value);
+            out.bytes(name.as_bytes());
+            out.bytes(value);
         }
-        put_count(&mut body, self.edges.len());
+        out.count(self.edges.len());
         for edge in &self.edges {
-            body.extend(edge.as_bytes());
+            out.raw(edge.as_bytes());
         }
-        let mut out = MAGIC.to_vec();
-        out.extend(Digest::of(&body).as_bytes());
-        out.extend(body);
-        out
+        out.finish()
     }
 
-    fn decode(bytes: &[u8]) -> Option<Self> {
-        let rest = bytes.strip_prefix(MAGIC)?;
-        let (checksum, body) = rest.split_at_checked(32)?;
-        if Digest::of(body).as_bytes() != checksum {
-            return None;
-        }
-        let mut reader = Reader(body);
-        let mut action = Self {
-            kind: reader.string()?,
-            label: reader.string()?,
-            cost_ns: reader.u64()?,
-            ..Self::default()
+    fn decode(body: &[u8]) -> Option<Self> {
+        let mut body = Decoder::new(body);
+        let action = Self {
+            kind: body.string()?,
+            label: body.string()?,
+            cost_ns: body.u64()?,
+            outputs: body.list(|body| Some((body.string()?, body.digest()?, body.u64()?)))?,
+            values: body.list(|body| Some((body.string()?, body.bytes()?.to_vec())))?,
+            edges: body.list(Decoder::key)?,
         };
-        for _ in 0..reader.u32()? {
-            action.outputs.push((
-                reader.string()?,
-                Digest::from_bytes(reader.array()?),
-                reader.u64()?,
-            ));
-        }
-        for _ in 0..reader.u32()? {
-            action
-                .values
-                .push((reader.string()?, reader.bytes()?.to_vec()));
-        }
-        for _ in 0..reader.u32()? {
-            action.edges.push(Key::from_bytes(reader.array()?));
-        }
-        reader.0.is_empty().then_some(action)
-    }
-}
-
-fn put_count(out: &mut Vec<u8>, count: usize) {
-    out.extend(u32::try_from(count).unwrap_or(u32::MAX).to_le_bytes());
-}
-
-fn put_bytes(out: &mut Vec<u8>, bytes: &[u8]) {
-    put_count(out, bytes.len());
-    out.extend(bytes);
-}
-
-struct Reader<'a>(&'a [u8]);
-
-impl<'a> Reader<'a> {
-    fn take(&mut self, len: usize) -> Option<&'a [u8]> {
-        let (head, tail) = self.0.split_at_checked(len)?;
-        self.0 = tail;
-        Some(head)
-    }
-
-    fn array<const N: usize>(&mut self) -> Option<[u8; N]> {
-        self.take(N)?.try_into().ok()
-    }
-
-    fn u32(&mut self) -> Option<u32> {
-        self.array().map(u32::from_le_bytes)
-    }
-
-    fn u64(&mut self) -> Option<u64> {
-        self.array().map(u64::from_le_bytes)
-    }
-
-    fn bytes(&mut self) -> Option<&'a [u8]> {
-        let len = self.u32()?;
-        self.take(len as usize)
-    }
-
-    fn string(&mut self) -> Option<String> {
-        String::from_utf8(self.bytes()?.to_vec()).ok()
+        body.end(action)
     }
 }
 
@@ -160,12 +93,8 @@ impl Cache {
     /// # Errors
     /// When the record exists but cannot be read. A damaged record counts as absent.
     pub fn action(&self, key: &Key) -> Result<Option<Action>> {
-        let path = self.action_path(key);
-        match fs::read(&path) {
-            Ok(bytes) => Ok(Action::decode(&bytes)),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(CacheError::io("read", &path)(error)),
-        }
+        let bytes = record::read_file(&self.action_path(key))?;
+        Ok(bytes.and_then(|bytes| Action::decode(record::unseal(Kind::Action, key, &bytes)?)))
     }
 
     /// Records what `key` produced. The objects must be committed already.
@@ -173,16 +102,55 @@ impl Cache {
     /// # Errors
     /// When the record cannot be written.
     pub fn put_action(&self, key: &Key, action: &Action) -> Result<()> {
-        let path = self.temporary();
-        fs::write(&path, action.encode()).map_err(CacheError::io("write", &path))?;
-        publish(&path, &self.action_path(key))
+        self.put_record(Kind::Action, key, &self.action_path(key), &action.encode())
+    }
+
+    /// Returns true when every object of the action is there with its recorded size. An action
+    /// that is not complete is a miss: its step is to be done again.
+    #[must_use]
+    pub fn complete(&self, action: &Action) -> bool {
+        action
+            .outputs
+            .iter()
+            .all(|(_, digest, size)| self.has_object_sized(digest, *size))
+    }
+
+    /// Like [`complete`](Self::complete), and every object may be used: one that has to be hashed
+    /// (see [`crate::object`]) is hashed now, and set aside when it is damaged. Costs an open and
+    /// a `stat` per object otherwise. Who looks actions up with this meets a missing object later
+    /// only if someone removes it meanwhile.
+    ///
+    /// # Errors
+    /// When an object cannot be read for another reason than damage.
+    pub fn sound(&self, action: &Action) -> Result<bool> {
+        if !self.complete(action) {
+            return Ok(false);
+        }
+        for (_, digest, size) in &action.outputs {
+            match self.open_sized(digest, *size) {
+                Ok(_) => {}
+                Err(CacheError::MissingObject(_)) => return Ok(false),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(true)
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
+    use proptest::prelude::*;
+
     use super::*;
     use crate::KeyBuilder;
+
+    /// Records are read-only files.
+    fn replace(path: &std::path::Path, bytes: &[u8]) {
+        fs::remove_file(path).unwrap();
+        fs::write(path, bytes).unwrap();
+    }
 
     #[test]
     fn a_damaged_record_is_absent() {
@@ -203,12 +171,67 @@ mod tests {
         let path = cache.action_path(&key);
         let whole = fs::read(&path).unwrap();
         for cut in 0..whole.len() {
-            fs::write(&path, &whole[..cut]).unwrap();
+            replace(&path, &whole[..cut]);
             assert_eq!(cache.action(&key).unwrap(), None);
             let mut flipped = whole.clone();
             flipped[cut] ^= 1;
-            fs::write(&path, &flipped).unwrap();
+            replace(&path, &flipped);
             assert_eq!(cache.action(&key).unwrap(), None);
+        }
+    }
+
+    fn any_action() -> impl Strategy<Value = Action> {
+        use proptest::collection::vec;
+        let digest = any::<[u8; 32]>().prop_map(Digest::from_bytes);
+        (
+            ".{0,8}",
+            ".{0,8}",
+            any::<u64>(),
+            vec((".{0,8}", digest, any::<u64>()), 0..4),
+            vec((".{0,8}", vec(any::<u8>(), 0..20)), 0..4),
+            vec(any::<[u8; 32]>().prop_map(Key::from_bytes), 0..4),
+        )
+            .prop_map(|(kind, label, cost_ns, outputs, values, edges)| Action {
+                kind,
+                label,
+                cost_ns,
+                outputs,
+                values,
+                edges,
+            })
+    }
+
+    proptest! {
+        #[test]
+        fn encodes_what_it_decodes(
+            action in any_action(),
+            cut in any::<proptest::sample::Index>(),
+        ) {
+            let bytes = action.encode();
+            prop_assert_eq!(Action::decode(&bytes[..cut.index(bytes.len())]), None);
+            prop_assert_eq!(Action::decode(&bytes), Some(action));
+        }
+
+        #[test]
+        fn any_bytes_decode_or_not(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
+            if let Some(action) = Action::decode(&bytes) {
+                prop_assert_eq!(action.encode(), bytes);
+            }
+        }
+
+        /// What passes the checksum may still be anybody's: lengths that promise gigabytes.
+        #[test]
+        fn changed_bytes_decode_or_not(
+            action in any_action(),
+            at in any::<proptest::sample::Index>(),
+            value in any::<[u8; 4]>(),
+        ) {
+            let mut bytes = action.encode();
+            let at = at.index(bytes.len() - 3);
+            bytes[at..at + 4].copy_from_slice(&value);
+            if let Some(action) = Action::decode(&bytes) {
+                prop_assert_eq!(action.encode(), bytes);
+            }
         }
     }
 }

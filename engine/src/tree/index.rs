@@ -11,6 +11,7 @@
 //! [`Kind::Whiteout`] and opaque directories; a flattened tree holds none of them: every name of
 //! a linked file is a [`Kind::File`] with the same non-zero `group`.
 
+use std::collections::HashMap;
 use std::io::Write;
 use std::ops::Range;
 
@@ -308,13 +309,18 @@ impl Tree {
             .map(|record| EntryRef { tree: self, record })
     }
 
-    /// Returns the entry at exactly this path.
+    /// Returns the index of the entry at exactly this path.
     #[must_use]
-    pub fn find(&self, wanted: &[u8]) -> Option<EntryRef<'_>> {
+    pub fn position(&self, wanted: &[u8]) -> Option<usize> {
         self.records()
             .binary_search_by(|record| path::compare(self.text(record.path), wanted))
             .ok()
-            .map(|index| self.get(index))
+    }
+
+    /// Returns the entry at exactly this path.
+    #[must_use]
+    pub fn find(&self, wanted: &[u8]) -> Option<EntryRef<'_>> {
+        self.position(wanted).map(|index| self.get(index))
     }
 
     /// Returns the packs that entries point into.
@@ -571,8 +577,21 @@ impl TreeWriter {
     /// # Errors
     /// [`TreeError::TooLarge`].
     pub fn copy(&mut self, entry: &EntryRef<'_>, group: u32) -> Result<(), TreeError> {
+        self.copy_as(entry, entry.path(), group)
+    }
+
+    /// Copies an entry to another path.
+    ///
+    /// # Errors
+    /// [`TreeError::TooLarge`].
+    pub fn copy_as(
+        &mut self,
+        entry: &EntryRef<'_>,
+        path: &[u8],
+        group: u32,
+    ) -> Result<(), TreeError> {
         let mut record = *entry.record;
-        record.path = self.store(entry.path())?;
+        record.path = self.store(path)?;
         if record.link.len + record.xattrs.len + record.extents.len > 0 {
             record.link = self.store(entry.link())?;
             record.xattrs = self.store(entry.xattr_bytes())?;
@@ -589,26 +608,122 @@ impl TreeWriter {
         self.push(record)
     }
 
+    /// Adds another name for the entry added `index`-th: one file, one group.
+    ///
+    /// # Errors
+    /// [`TreeError::TooLarge`].
+    pub fn link(&mut self, index: usize, path: &[u8]) -> Result<(), TreeError> {
+        let group = u32::try_from(index + 1).map_err(|_| TreeError::TooLarge)?;
+        let target = &mut self.records[index];
+        if target.group == 0 {
+            target.group = group;
+        }
+        let mut record = *target;
+        record.path = self.store(path)?;
+        self.push(record)
+    }
+
+    /// Returns the kind of the entry added `index`-th.
+    #[must_use]
+    pub fn kind(&self, index: usize) -> Option<Kind> {
+        self.records
+            .get(index)
+            .and_then(|record| Kind::from_u8(record.kind))
+    }
+
+    /// Gives a pack its name, now that it has one.
+    pub fn rename_pack(&mut self, placeholder: &Digest, name: Digest) {
+        for pack in self.packs.iter_mut().filter(|pack| *pack == placeholder) {
+            *pack = name;
+        }
+    }
+
+    /// Marks the directories at these paths opaque. Where there is none, an entry of `marker`'s
+    /// kind takes its place.
+    ///
+    /// # Errors
+    /// [`TreeError::TooLarge`].
+    pub fn hide_below(&mut self, paths: &[TreePath], marker: &Entry) -> Result<(), TreeError> {
+        if paths.is_empty() {
+            return Ok(());
+        }
+        self.sort();
+        let mut missing = Vec::new();
+        for wanted in paths {
+            let heap = &self.heap;
+            let at = self.records.binary_search_by(|record| {
+                path::compare(text(heap, record.path), wanted.as_bytes())
+            });
+            match at {
+                Ok(at) if self.records[at].kind == Kind::Directory as u8 => {
+                    self.records[at].flags |= FLAG_OPAQUE;
+                }
+                // A file replaces what lower layers have here by itself.
+                Ok(_) => {}
+                Err(_) => missing.push(wanted),
+            }
+        }
+        for path in missing {
+            self.add(&Entry {
+                path: path.clone(),
+                ..marker.clone()
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Sorts, keeps the last of each path.
+    fn sort(&mut self) {
+        if self.sorted {
+            return;
+        }
+        let heap = &self.heap;
+        let path = |record: &Record| text(heap, record.path);
+        self.records
+            .sort_by(|left, right| path::compare(path(left), path(right)));
+        let mut kept: Vec<Record> = Vec::with_capacity(self.records.len());
+        for record in &self.records {
+            if kept.last().is_some_and(|last| path(last) == path(record)) {
+                kept.pop();
+            }
+            kept.push(*record);
+        }
+        self.records = kept;
+        self.sorted = true;
+    }
+
+    /// Numbers groups in path order from 1; a group of one is none.
+    fn number_groups(&mut self) {
+        let mut counts: HashMap<u32, (u32, u32)> = HashMap::new();
+        for record in self.records.iter().filter(|record| record.group != 0) {
+            counts.entry(record.group).or_default().0 += 1;
+        }
+        if counts.is_empty() {
+            return;
+        }
+        let mut next = 0;
+        for record in self.records.iter_mut().filter(|record| record.group != 0) {
+            let (count, number) = counts.entry(record.group).or_default();
+            record.group = match *count {
+                0 | 1 => 0,
+                _ => {
+                    if *number == 0 {
+                        next += 1;
+                        *number = next;
+                    }
+                    *number
+                }
+            };
+        }
+    }
+
     /// Sorts, keeps the last of each path, and stores the tree. Returns its name and size.
     ///
     /// # Errors
     /// When the object cannot be written.
     pub fn finish(mut self, cache: &Cache) -> Result<(Digest, u64), TreeError> {
-        if !self.sorted {
-            let heap = &self.heap;
-            let text =
-                |record: &Record| &heap[record.path.offset as usize..][..record.path.len as usize];
-            self.records
-                .sort_by(|left, right| path::compare(text(left), text(right)));
-            let mut kept: Vec<Record> = Vec::with_capacity(self.records.len());
-            for record in &self.records {
-                if kept.last().is_some_and(|last| text(last) == text(record)) {
-                    kept.pop();
-                }
-                kept.push(*record);
-            }
-            self.records = kept;
-        }
+        self.sort();
+        self.number_groups();
         let mut header = [0; HEADER_BYTES];
         header[..16].copy_from_slice(MAGIC);
         for (at, count) in [
@@ -639,6 +754,10 @@ impl TreeWriter {
     }
 }
 
+fn text(heap: &[u8], span: Span) -> &[u8] {
+    &heap[span.offset as usize..][..span.len as usize]
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -667,6 +786,10 @@ mod tests {
         ];
         file.group = 9;
         writer.add(&file).unwrap();
+        let mut other = file.clone();
+        other.path = path("c");
+        writer.add(&other).unwrap();
+        file.group = 1;
         let mut link = Entry::new(path("a"), Kind::Symlink, 0o777);
         writer.add(&link).unwrap();
         link.link = b"/absolute/../x".to_vec();
@@ -676,7 +799,7 @@ mod tests {
             .unwrap();
         let (digest, _) = writer.finish(&cache).unwrap();
         let tree = Tree::open(&cache, &digest).unwrap();
-        assert_eq!(tree.len(), 3);
+        assert_eq!(tree.len(), 4);
         assert_eq!(tree.get(0).to_entry(), link);
         file.xattrs.sort();
         assert_eq!(tree.find(b"b/file").unwrap().to_entry(), file);

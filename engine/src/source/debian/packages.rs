@@ -704,7 +704,7 @@ mod tests {
         for cut in 0..bytes.len() {
             assert!(Index::from_bytes(&bytes[..cut]).is_err(), "cut at {cut}");
         }
-        let mut more = bytes.clone();
+        let mut more = bytes;
         more.push(0);
         assert!(Index::from_bytes(&more).is_err());
     }

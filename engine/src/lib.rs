@@ -8,3 +8,4 @@
 pub mod digest;
 pub mod source;
 pub mod spec;
+pub mod system;

@@ -1,0 +1,3 @@
+//! LinuxKit's contract: what a system is made of.
+
+pub mod modules;

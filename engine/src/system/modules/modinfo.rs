@@ -185,7 +185,7 @@ mod tests {
             .unwrap();
         other[at] = b'_';
         assert_eq!(modinfo(&other), Err(ModinfoError::Absent));
-        let mut far = elf.clone();
+        let mut far = elf;
         far[0x28..0x30].copy_from_slice(&u64::MAX.to_le_bytes());
         assert_eq!(
             modinfo(&far),

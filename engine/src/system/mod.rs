@@ -13,6 +13,7 @@ pub mod kernel;
 pub mod label;
 mod lz4;
 pub mod metadata;
+pub mod modules;
 pub mod volumes;
 mod yaml_text;
 

@@ -1,2 +1,25 @@
-//! The `kiln` command.
-fn main() {}
+//! The `kiln` command: people on one side, the engine on the other.
+//!
+//! Enters: a command line. Leaves: status lines on stderr, data on stdout, an exit code.
+//! In reading order: [`args`], [`commands`], [`ui`], [`failure`]; [`machine`] and [`kvm`] boot.
+//!
+//! An unchanged build must cost what looking at its files costs: nothing here starts a thread, a
+//! progress display or anything of the network before the engine has something to tell.
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+mod args;
+mod commands;
+mod exit;
+mod failure;
+mod guest;
+mod kvm;
+mod machine;
+mod signals;
+mod ui;
+
+fn main() -> ExitCode {
+    commands::run(&args::Arguments::parse())
+}

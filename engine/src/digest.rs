@@ -98,7 +98,13 @@ mod tests {
     fn round_trips_and_refuses() {
         let digest = Sha256::of(b"kiln");
         assert_eq!(digest.to_string().parse::<Sha256>(), Ok(digest));
-        for bad in ["", "sha256:", "sha256:00", "md5:00", &digest.hex().to_uppercase()] {
+        for bad in [
+            "",
+            "sha256:",
+            "sha256:00",
+            "md5:00",
+            &digest.hex().to_uppercase(),
+        ] {
             assert!(bad.parse::<Sha256>().is_err(), "{bad}");
         }
         assert!(Sha256::from_hex(&"é".repeat(32)).is_err());

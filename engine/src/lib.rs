@@ -5,7 +5,13 @@
 //! contract (bundles, files, kernel); [`step`] is the graph that does all of it once;
 //! [`format`] writes outputs. No terminal, no argv and no environment in here.
 
+pub mod build;
 pub mod digest;
+pub mod event;
+pub mod format;
+pub mod lockfile;
 pub mod source;
 pub mod spec;
+pub mod step;
 pub mod system;
+pub mod tree;

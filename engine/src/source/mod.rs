@@ -2,5 +2,74 @@
 //!
 //! Enters: a reference and a platform. Leaves: the manifest of one image, and its layers as
 //! streams. Nothing in here knows what a layer holds.
+//!
+//! In reading order: [`image_name`] is what stands after `image:`; [`registry`], [`oci_layout`] and
+//! [`docker_archive`] are the [`ImageSource`]s; [`manifest`] and [`platform`] parse and choose;
+//! [`http`], [`download`] and [`credentials`] are how bytes travel; [`error`] is what goes wrong.
 
+mod auth;
+mod challenge;
+pub mod credentials;
 pub mod debian;
+pub mod docker_archive;
+pub mod download;
+mod endpoint;
+pub mod error;
+mod exact;
+pub mod http;
+pub mod image_name;
+pub mod manifest;
+pub mod oci_layout;
+pub mod platform;
+pub mod reference;
+pub mod registry;
+mod resolve;
+mod tar_index;
+
+use std::io::Read;
+use std::path::PathBuf;
+
+pub use credentials::{Credential, Credentials};
+pub use endpoint::Mirror;
+pub use error::{SourceError, SourceErrorKind};
+pub use image_name::ImageName;
+pub use manifest::{LayerDescriptor, ResolvedImage};
+pub use platform::Platform;
+pub use reference::{Reference, ReferenceError};
+
+use crate::digest::Sha256;
+
+/// One image somewhere, for any platform it has.
+///
+/// Sources cache what they verified for as long as they live, so asking twice costs nothing.
+pub trait ImageSource: Send + Sync {
+    /// Returns the digest of the one manifest for `platform`; an index is resolved down to it.
+    ///
+    /// # Errors
+    /// When the image, or one for that platform, is not there, or cannot be reached.
+    fn resolve(&self, platform: &Platform) -> Result<Sha256, SourceError>;
+
+    /// Returns manifest, config and layers of a resolved digest, verified.
+    ///
+    /// # Errors
+    /// When they are not there, have another digest, or are no image kiln can unpack.
+    fn image(&self, manifest: &Sha256) -> Result<ResolvedImage, SourceError>;
+
+    /// Opens the bytes of a layer, as stored.
+    ///
+    /// The digest is **not** verified here: who unpacks verifies it while streaming. The length is:
+    /// a read fails when the bytes go past, or end before, `layer.size`. Failures in reads are
+    /// [`SourceError`]s inside [`std::io::Error`]s.
+    ///
+    /// # Errors
+    /// When the layer is not there or cannot be opened.
+    fn layer(&self, layer: &LayerDescriptor) -> Result<Box<dyn Read + Send>, SourceError>;
+
+    /// Returns the canonical name, for messages and keys.
+    fn name(&self) -> String;
+
+    /// Returns the local files whose change can change what [`ImageSource::resolve`] answers.
+    fn inputs(&self) -> Vec<PathBuf> {
+        Vec::new()
+    }
+}

@@ -1,0 +1,266 @@
+//! Flags and their help, in LinuxKit's spelling where LinuxKit has them.
+//!
+//! Leaves: what was written, checked for form alone. [`crate::commands`] turns it into requests.
+
+use std::path::PathBuf;
+
+use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
+use kiln_engine::build::Format;
+
+use crate::exit;
+use crate::machine::Publish;
+
+/// Builds minimal bootable Linux systems from OCI images and Debian packages.
+#[derive(Debug, Parser)]
+#[command(
+    name = "kiln",
+    version,
+    max_term_width = 100,
+    subcommand_required = true,
+    after_help = "Start with: kiln build FILE.yml, then kiln run FILE.yml"
+)]
+pub(crate) struct Arguments {
+    /// What to do.
+    #[command(subcommand)]
+    pub(crate) command: Command,
+    /// How to say it.
+    #[command(flatten)]
+    pub(crate) talk: Talk,
+}
+
+/// How much kiln says, and in which colours.
+#[derive(Debug, Clone, Copy, Args)]
+pub(crate) struct Talk {
+    /// Show every step, cached ones too
+    #[arg(short, long, global = true, action = ArgAction::Count, conflicts_with = "quiet")]
+    pub(crate) verbose: u8,
+    /// Show errors only
+    #[arg(short, long, global = true)]
+    pub(crate) quiet: bool,
+    /// When to use colours; NO_COLOR is honoured
+    #[arg(long, global = true, value_name = "WHEN", default_value = "auto")]
+    pub(crate) color: Color,
+}
+
+/// When to use colours.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Color {
+    /// On a terminal, unless NO_COLOR is set
+    Auto,
+    /// Also in files and pipes
+    Always,
+    /// Never
+    Never,
+}
+
+/// One verb each.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Build a system from its description
+    #[command(long_about = BUILD_ABOUT, after_long_help = exit::HELP)]
+    Build(Build),
+    /// Build a system when it is a description, and boot it in QEMU
+    #[command(long_about = RUN_ABOUT, after_long_help = exit::HELP)]
+    Run(Run),
+    /// Pin images and packages: write NAME.lock beside the description
+    #[command(after_long_help = exit::HELP)]
+    Lock(Lock),
+    /// Look at the cache
+    #[command(subcommand)]
+    Cache(CacheCommand),
+    /// Show the version
+    Version(Version),
+}
+
+const BUILD_ABOUT: &str = "\
+Build a system from its description.
+
+FILE is YAML as LinuxKit has it; several files are appended to each other. Only what changed \
+since the last build is done again, and when nothing changed nothing is done.
+
+  kiln build hello.yml                  hello-kernel, hello-initrd.img, hello-cmdline
+  kiln build -f tar,kernel+initrd hello.yml
+  kiln build -o - hello.yml | tar t     the root file system as a tar";
+
+const RUN_ABOUT: &str = "\
+Build a system when it is a description, and boot it in QEMU.
+
+What to boot is a description (FILE.yml) or the prefix of what a build has written \
+(PREFIX-kernel, PREFIX-initrd.img, PREFIX-cmdline). The system's serial console is this terminal: \
+Ctrl-C goes to the system, Ctrl-A x ends it, Ctrl-A h lists more. When the system powers off or \
+reboots, kiln ends with code 0.
+
+  kiln run hello.yml
+  kiln run --publish 8080:80 hello.yml";
+
+/// `kiln build`.
+#[derive(Debug, Args)]
+pub(crate) struct Build {
+    /// Descriptions, in order
+    #[arg(required = true, value_name = "FILE")]
+    pub(crate) files: Vec<PathBuf>,
+    /// Formats, separated by commas [default: kernel+initrd, or tar with --output]
+    #[arg(short, long, value_name = "LIST", value_delimiter = ',')]
+    #[arg(value_parser = formats(), hide_possible_values = false)]
+    pub(crate) format: Vec<String>,
+    /// Write one file of one format; - is standard output
+    #[arg(short, long, alias = "o", value_name = "FILE", conflicts_with_all = ["name", "dir"])]
+    pub(crate) output: Option<PathBuf>,
+    /// Print events as JSON, one object a line, on standard output
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Where and how to build.
+    #[command(flatten)]
+    pub(crate) common: Common,
+    /// Accepted for LinuxKit's sake: kiln writes no SBOM
+    #[arg(long, hide = true)]
+    pub(crate) no_sbom: bool,
+}
+
+/// What everything that builds understands.
+#[derive(Debug, Args)]
+pub(crate) struct Common {
+    /// Prefix of the outputs [default: the last FILE's name without its extension]
+    #[arg(long)]
+    pub(crate) name: Option<String>,
+    /// Directory of the outputs; must exist [default: .]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) dir: Option<PathBuf>,
+    /// The inputs from elsewhere.
+    #[command(flatten)]
+    pub(crate) sources: Sources,
+}
+
+/// Where images and packages come from, and where they are kept.
+#[derive(Debug, Args)]
+pub(crate) struct Sources {
+    /// Look tags and package indexes up anew
+    #[arg(long)]
+    pub(crate) pull: bool,
+    /// Architecture: amd64, arm64 or riscv64 [default: this machine's]
+    #[arg(long)]
+    pub(crate) arch: Option<String>,
+    /// Cache directory [default: $XDG_CACHE_HOME/kiln or ~/.cache/kiln]
+    #[arg(long, env = "KILN_CACHE", hide_env_values = true, value_name = "DIR")]
+    pub(crate) cache: Option<PathBuf>,
+    /// Registry that may speak plain http or show any certificate; can be repeated
+    #[arg(long, value_name = "HOST[:PORT]")]
+    pub(crate) insecure_registry: Vec<String>,
+    /// PEM file of a further certificate authority; can be repeated
+    #[arg(long, alias = "cert-file", value_name = "PEM")]
+    pub(crate) ca_file: Vec<PathBuf>,
+}
+
+/// `kiln lock`.
+#[derive(Debug, Args)]
+pub(crate) struct Lock {
+    /// Descriptions, in order
+    #[arg(required = true, value_name = "FILE")]
+    pub(crate) files: Vec<PathBuf>,
+    /// Where and how to build.
+    #[command(flatten)]
+    pub(crate) common: Common,
+}
+
+/// `kiln run`.
+#[derive(Debug, Args)]
+pub(crate) struct Run {
+    /// A description, or the prefix of a build's outputs
+    #[arg(value_name = "FILE.yml|PREFIX")]
+    pub(crate) system: PathBuf,
+    /// Memory in MiB
+    #[arg(long, value_name = "MIB", default_value_t = 1024, value_parser = clap::value_parser!(u32).range(16..))]
+    pub(crate) mem: u32,
+    /// Processors
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub(crate) cpus: u16,
+    /// Forward a port of this machine to the system; can be repeated
+    #[arg(long, value_name = "[ADDRESS:]HOST:GUEST[/tcp|udp]")]
+    pub(crate) publish: Vec<Publish>,
+    /// What runs the processor: KVM when it works here, else QEMU's emulation (tcg)
+    #[arg(long, value_name = "WHAT", default_value = "auto")]
+    pub(crate) accel: Accel,
+    /// Where and how to build.
+    #[command(flatten)]
+    pub(crate) common: Common,
+}
+
+/// What runs the guest's processor.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Accel {
+    /// KVM when it works here, else emulation
+    Auto,
+    /// The processor's virtualisation
+    Kvm,
+    /// QEMU's emulation
+    Tcg,
+}
+
+/// `kiln cache`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum CacheCommand {
+    /// Show where the cache is and what it holds
+    Info(CacheInfo),
+}
+
+/// `kiln cache info`.
+#[derive(Debug, Args)]
+pub(crate) struct CacheInfo {
+    /// Cache directory [default: $XDG_CACHE_HOME/kiln or ~/.cache/kiln]
+    #[arg(long, env = "KILN_CACHE", hide_env_values = true, value_name = "DIR")]
+    pub(crate) cache: Option<PathBuf>,
+    /// Print one JSON object
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// `kiln version`.
+#[derive(Debug, Args)]
+pub(crate) struct Version {
+    /// Only the number
+    #[arg(long)]
+    pub(crate) short: bool,
+}
+
+fn formats() -> clap::builder::PossibleValuesParser {
+    Format::ALL.map(Format::name).into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_definition_is_consistent() {
+        Arguments::command().debug_assert();
+    }
+
+    fn build(line: &str) -> Result<Build, clap::Error> {
+        let line = format!("kiln build {line}");
+        match Arguments::try_parse_from(line.split_whitespace())?.command {
+            Command::Build(build) => Ok(build),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn output_has_three_spellings() {
+        for spelling in ["-o x", "--o x", "--output x", "--output=x", "-ox"] {
+            let build = build(&format!("{spelling} a.yml")).unwrap();
+            assert_eq!(build.output, Some("x".into()), "{spelling}");
+        }
+        assert_eq!(build("-o - a.yml").unwrap().output, Some("-".into()));
+    }
+
+    #[test]
+    fn formats_are_a_list_of_known_names() {
+        let two = build("-f tar,kernel+initrd a.yml b.yml").unwrap();
+        assert_eq!(two.format, ["tar", "kernel+initrd"]);
+        assert_eq!(two.files.len(), 2);
+        for wrong in ["-f qcow3 a.yml", "", "-o x --name y a.yml", "-q -v a.yml"] {
+            let error = build(wrong).unwrap_err();
+            assert_eq!(error.exit_code(), i32::from(exit::USAGE), "{wrong}");
+        }
+    }
+}

@@ -1,0 +1,154 @@
+//! From flags and environment to the engine's request: every default is filled in here.
+
+use std::env;
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use kiln_engine::build::{Destination, Format, Network, Request};
+
+use crate::args::{Common, Sources};
+use crate::failure::Failure;
+use crate::guest;
+
+/// Makes the request that all commands share: outputs in a directory.
+pub(super) fn request(
+    files: &[PathBuf],
+    formats: Vec<Format>,
+    common: &Common,
+) -> Result<Request, Failure> {
+    for file in files {
+        if file == Path::new("-") {
+            return Err(Failure::usage(
+                "a description cannot come from standard input",
+                "write it to a file first",
+            ));
+        }
+    }
+    let name = output_name(files, common)?;
+    let directory = common.dir.clone().unwrap_or_else(|| PathBuf::from("."));
+    if !directory.is_dir() {
+        return Err(Failure::usage(
+            format!("--dir {} is not a directory", directory.display()),
+            "make it first; kiln does not guess whether a new directory is meant",
+        ));
+    }
+    let architecture = architecture(common.sources.arch.as_deref())?;
+    Ok(Request {
+        files: files.to_vec(),
+        formats,
+        destination: Destination::Directory { directory, name },
+        guest: guest::for_architecture(&architecture),
+        architecture,
+        cache: cache_directory(common.sources.cache.as_deref())?,
+        pull: common.sources.pull,
+        network: network(&common.sources)?,
+        program: program(),
+    })
+}
+
+/// Returns `--name`, else the last file's name without its extension.
+fn output_name(files: &[PathBuf], common: &Common) -> Result<String, Failure> {
+    let name = match &common.name {
+        Some(name) => name.clone(),
+        None => files
+            .last()
+            .and_then(|file| file.file_stem())
+            .map(|stem| stem.to_string_lossy().into_owned())
+            .unwrap_or_default(),
+    };
+    if name.is_empty() || name.contains(['/', '\0']) || name == "." || name == ".." {
+        return Err(Failure::usage(
+            format!("\"{name}\" cannot be the prefix of file names"),
+            "choose a prefix with --name NAME and a directory with --dir DIR",
+        ));
+    }
+    Ok(name)
+}
+
+/// Returns an architecture in Go's spelling; the host's when none was named.
+pub(super) fn architecture(named: Option<&str>) -> Result<String, Failure> {
+    let go = |name: &str| match name {
+        "amd64" | "x86_64" => Some("amd64"),
+        "arm64" | "aarch64" => Some("arm64"),
+        "riscv64" => Some("riscv64"),
+        _ => None,
+    };
+    let name = named.unwrap_or(env::consts::ARCH);
+    go(name).map(str::to_owned).ok_or_else(|| {
+        Failure::usage(
+            format!("unknown architecture \"{name}\""),
+            "known are amd64, arm64 and riscv64: --arch amd64",
+        )
+    })
+}
+
+/// Returns `--cache` (or `KILN_CACHE`), else the user's cache directory.
+pub(super) fn cache_directory(named: Option<&Path>) -> Result<PathBuf, Failure> {
+    let absolute = |name: &str| {
+        let path = env::var_os(name).map(PathBuf::from);
+        path.filter(|path| path.is_absolute())
+    };
+    // An empty KILN_CACHE is one that is not set.
+    let named = named.filter(|path| !path.as_os_str().is_empty());
+    named
+        .map(Path::to_owned)
+        .or_else(|| absolute("XDG_CACHE_HOME").map(|path| path.join("kiln")))
+        .or_else(|| absolute("HOME").map(|path| path.join(".cache/kiln")))
+        .ok_or_else(|| {
+            Failure::usage(
+                "there is no place for the cache: HOME is not set",
+                "choose one with --cache DIR or KILN_CACHE",
+            )
+        })
+}
+
+fn network(sources: &Sources) -> Result<Network, Failure> {
+    for file in &sources.ca_file {
+        if !file.is_file() {
+            return Err(Failure::usage(
+                format!("--ca-file {} is not a file", file.display()),
+                None,
+            ));
+        }
+    }
+    let either = |lower: &str, upper: &str| {
+        let set = |name| env::var(name).ok().filter(|value| !value.is_empty());
+        set(lower).or_else(|| set(upper))
+    };
+    Ok(Network {
+        insecure_registries: sources.insecure_registry.clone(),
+        ca_files: sources.ca_file.clone(),
+        docker_config: docker_config(),
+        home: env::var_os("HOME")
+            .filter(|home| !home.is_empty())
+            .map(PathBuf::from),
+        http_proxy: either("http_proxy", "HTTP_PROXY"),
+        https_proxy: either("https_proxy", "HTTPS_PROXY"),
+        no_proxy: either("no_proxy", "NO_PROXY"),
+    })
+}
+
+/// Returns the path of Docker's `config.json`, when it exists.
+fn docker_config() -> Option<PathBuf> {
+    let set = |name| env::var_os(name).filter(|value| !value.is_empty());
+    let directory = set("DOCKER_CONFIG")
+        .map(PathBuf::from)
+        .or_else(|| set("HOME").map(|home| PathBuf::from(home).join(".docker")))?;
+    let file = directory.join("config.json");
+    file.exists().then_some(file)
+}
+
+/// Identifies this very binary, without reading it: its version, size and time of change.
+fn program() -> String {
+    let version = env!("CARGO_PKG_VERSION");
+    match fs::metadata("/proc/self/exe") {
+        Ok(file) => format!(
+            "kiln {version} {} {}.{:09}",
+            file.len(),
+            file.mtime(),
+            file.mtime_nsec()
+        ),
+        Err(_) => format!("kiln {version}"),
+    }
+}

@@ -1,0 +1,224 @@
+//! `kiln run`: builds a description when it is one, then becomes QEMU.
+//!
+//! Becomes, not starts: the terminal, Ctrl-C, signals and the exit code are QEMU's own from there.
+
+use std::env;
+use std::ffi::OsString;
+use std::fs;
+use std::io;
+use std::net::{TcpListener, UdpSocket};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use kiln_engine::build::{Destination, Format};
+
+use super::{build, request};
+use crate::args::{Accel, Run};
+use crate::failure::Failure;
+use crate::kvm;
+use crate::machine::{Machine, Publish, model};
+use crate::ui::printer::Printer;
+
+pub(super) fn run(arguments: &Run, printer: Printer) -> Result<(), Failure> {
+    let architecture = request::architecture(arguments.common.sources.arch.as_deref())?;
+    let Some(model) = model(&architecture) else {
+        return Err(Failure::usage(
+            format!("kiln boots no {architecture}"),
+            None,
+        ));
+    };
+    // Before anything is built: without QEMU or the ports it would be in vain.
+    let program =
+        find_program(model.program).ok_or_else(|| missing_program(model.program, model.package))?;
+    check_ports(&arguments.publish)?;
+    let prefix = if is_description(&arguments.system) {
+        build_prefix(arguments, printer)?
+    } else {
+        arguments.system.clone()
+    };
+    let kernel = with_suffix(&prefix, "-kernel");
+    if !kernel.is_file() {
+        return Err(nothing_to_boot(&arguments.system, &kernel));
+    }
+    let initrd = with_suffix(&prefix, "-initrd.img");
+    let machine = Machine {
+        kernel,
+        initrd: initrd.is_file().then_some(initrd),
+        cmdline: read_cmdline(&with_suffix(&prefix, "-cmdline"), printer)?,
+        memory: arguments.mem,
+        cpus: arguments.cpus,
+        kvm: use_kvm(arguments, &architecture, &program, printer)?,
+        publish: arguments.publish.clone(),
+        architecture,
+    };
+    announce(&prefix, &machine, printer);
+    let error = Command::new(&program)
+        .args(machine.arguments(&model))
+        .exec();
+    Err(Failure::failed(
+        format!("cannot run {}", program.display()),
+        Some(&error),
+        None,
+    ))
+}
+
+/// Builds the description and returns the prefix of its outputs.
+fn build_prefix(arguments: &Run, printer: Printer) -> Result<PathBuf, Failure> {
+    let files = [arguments.system.clone()];
+    let request = request::request(&files, vec![Format::KernelInitrd], &arguments.common)?;
+    let interruption = build::watch_signals()?;
+    let report = build::build(&request, &interruption, printer)?;
+    build::say_result(&request, &report, printer);
+    match request.destination {
+        Destination::Directory { directory, name } => Ok(directory.join(name)),
+        Destination::File(_) | Destination::Stdout => Err(Failure::usage(
+            "only a kernel and an initrd can be booted",
+            None,
+        )),
+    }
+}
+
+fn is_description(path: &Path) -> bool {
+    let extension = path.extension().and_then(|extension| extension.to_str());
+    matches!(extension, Some("yml" | "yaml")) || path.is_file()
+}
+
+fn with_suffix(prefix: &Path, suffix: &str) -> PathBuf {
+    let mut path: OsString = prefix.as_os_str().to_owned();
+    path.push(suffix);
+    path.into()
+}
+
+fn nothing_to_boot(system: &Path, kernel: &Path) -> Failure {
+    Failure::failed(
+        format!("there is no {} to boot", kernel.display()),
+        None,
+        Some(if is_description(system) {
+            "a system that boots needs `kernel:` in its description".to_owned()
+        } else {
+            format!(
+                "give a description, `kiln run {}.yml`, or the prefix of what `kiln build` wrote",
+                system.display()
+            )
+        }),
+    )
+}
+
+fn read_cmdline(path: &Path, printer: Printer) -> Result<String, Failure> {
+    match fs::read_to_string(path) {
+        Ok(text) => Ok(text.trim_end_matches('\n').to_owned()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            printer.warning(&format!(
+                "there is no {}: the kernel gets no command line",
+                path.display()
+            ));
+            Ok(String::new())
+        }
+        Err(error) => Err(Failure::failed(
+            format!("cannot read {}", path.display()),
+            Some(&error),
+            None,
+        )),
+    }
+}
+
+fn find_program(name: &str) -> Option<PathBuf> {
+    use std::os::unix::fs::PermissionsExt;
+    let path = env::var_os("PATH")?;
+    env::split_paths(&path)
+        .map(|directory| directory.join(name))
+        .find(|file| {
+            fs::metadata(file)
+                .is_ok_and(|file| file.is_file() && file.permissions().mode() & 0o111 != 0)
+        })
+}
+
+fn missing_program(program: &str, package: &str) -> Failure {
+    Failure::failed(
+        format!("{program} is not installed"),
+        None,
+        Some(format!(
+            "on Debian and Ubuntu: sudo apt-get install {package}; on Fedora: sudo dnf install {program}"
+        )),
+    )
+}
+
+/// QEMU says of a port that is taken only that a rule could not be set up.
+fn check_ports(publish: &[Publish]) -> Result<(), Failure> {
+    for port in publish {
+        let at = (port.address, port.host);
+        let bound = if port.udp {
+            UdpSocket::bind(at).map(drop)
+        } else {
+            TcpListener::bind(at).map(drop)
+        };
+        if let Err(error) = bound {
+            let hint = match error.kind() {
+                io::ErrorKind::AddrInUse => Some("choose another: --publish HOST:GUEST".to_owned()),
+                io::ErrorKind::PermissionDenied => {
+                    Some("ports below 1024 are the administrator's; choose a higher one".to_owned())
+                }
+                _ => None,
+            };
+            let place = format!("{}:{}/{}", port.address, port.host, port.protocol());
+            return Err(Failure::failed(
+                format!("cannot publish {place}"),
+                Some(&error),
+                hint,
+            ));
+        }
+    }
+    Ok(())
+}
+
+fn use_kvm(
+    arguments: &Run,
+    architecture: &str,
+    program: &Path,
+    printer: Printer,
+) -> Result<bool, Failure> {
+    let native = request::architecture(None).is_ok_and(|host| host == architecture);
+    match arguments.accel {
+        Accel::Tcg => Ok(false),
+        Accel::Kvm if native => Ok(true),
+        Accel::Kvm => Err(Failure::usage(
+            format!("KVM cannot run {architecture} on this machine"),
+            "leave --accel out, or say --accel tcg",
+        )),
+        Accel::Auto if !native => Ok(false),
+        Accel::Auto => {
+            let cache = request::cache_directory(arguments.common.sources.cache.as_deref())?;
+            let trouble = kvm::trouble(program, &cache.join("tmp"));
+            if let Some(trouble) = &trouble {
+                printer.done("Emulating", &format!("the processor, slowly: {trouble}"));
+            }
+            Ok(trouble.is_none())
+        }
+    }
+}
+
+fn announce(prefix: &Path, machine: &Machine, printer: Printer) {
+    for port in &machine.publish {
+        let Publish {
+            address,
+            host,
+            guest,
+            ..
+        } = port;
+        let protocol = port.protocol();
+        printer.done(
+            "Publishing",
+            &format!("{address}:{host} for the system's {guest}/{protocol}"),
+        );
+    }
+    let accelerator = if machine.kvm { "KVM" } else { "emulation" };
+    let prefix = prefix.strip_prefix("./").unwrap_or(prefix).display();
+    printer.done(
+        "Booting",
+        &format!(
+            "{prefix} ({} MiB, {} CPU, {} by {accelerator}); Ctrl-A x ends it",
+            machine.memory, machine.cpus, machine.architecture
+        ),
+    );
+}

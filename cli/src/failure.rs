@@ -1,0 +1,334 @@
+//! Every failure as people meet it: what, where, why, what to do next, and the exit code.
+//!
+//! Enters: the engine's typed errors and the command's own. Leaves: a [`Failure`], which
+//! [`crate::ui::diagnostic`] renders and [`crate::ui::json`] writes. Hints live here, because what
+//! to do next depends on flags and commands the engine does not know.
+
+use std::error::Error;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use kiln_cache::CacheError;
+use serde_json::{Value, json};
+
+use crate::exit;
+use crate::ui::units;
+use kiln_engine::build::BuildError;
+use kiln_engine::spec::SpecError;
+
+/// A chain of causes longer than this is a loop or noise.
+const CAUSES_MAX: usize = 16;
+
+/// A command that did not do what was asked.
+#[derive(Debug)]
+pub(crate) struct Failure {
+    /// The exit code.
+    pub(crate) code: u8,
+    /// What is wrong; several for a description with several mistakes.
+    pub(crate) problems: Vec<Problem>,
+}
+
+/// One thing that is wrong.
+#[derive(Debug, Default)]
+pub(crate) struct Problem {
+    /// What is wrong: lower case, no full stop.
+    pub(crate) message: String,
+    /// Where, in a description.
+    pub(crate) place: Option<Place>,
+    /// Why, outermost first.
+    pub(crate) causes: Vec<String>,
+    /// What to do next.
+    pub(crate) hint: Option<String>,
+}
+
+/// A place in a description.
+#[derive(Debug)]
+pub(crate) struct Place {
+    /// The file, as it was given.
+    pub(crate) file: String,
+    /// Its line, from 1.
+    pub(crate) line: usize,
+    /// The column in characters, from 1.
+    pub(crate) column: usize,
+    /// Characters to underline.
+    pub(crate) len: usize,
+    /// The line itself, empty when it cannot be shown.
+    pub(crate) text: String,
+}
+
+impl Failure {
+    /// A mistake on the command line.
+    pub(crate) fn usage(message: impl Into<String>, hint: impl Into<Option<&'static str>>) -> Self {
+        Self::one(
+            exit::USAGE,
+            Problem {
+                message: message.into(),
+                hint: hint.into().map(str::to_owned),
+                ..Problem::default()
+            },
+        )
+    }
+
+    /// Something that did not work.
+    pub(crate) fn failed(
+        message: impl Into<String>,
+        cause: Option<&(dyn Error + 'static)>,
+        hint: Option<String>,
+    ) -> Self {
+        let message = message.into();
+        let causes = cause.map_or_else(Vec::new, |cause| chain(&message, cause));
+        Self::one(
+            exit::FAILED,
+            Problem {
+                message,
+                causes,
+                hint,
+                ..Problem::default()
+            },
+        )
+    }
+
+    /// A build that a signal ended.
+    pub(crate) fn interrupted(signal: u8) -> Self {
+        let message = if signal == 15 {
+            "terminated"
+        } else {
+            "interrupted"
+        };
+        Self::one(
+            exit::signal(signal),
+            Problem {
+                message: message.into(),
+                hint: Some("what was finished is kept: the same command goes on from there".into()),
+                ..Problem::default()
+            },
+        )
+    }
+
+    /// Standard output is closed: there is nothing to say, and to nobody.
+    pub(crate) const fn broken_pipe() -> Self {
+        Self {
+            code: exit::BROKEN_PIPE,
+            problems: Vec::new(),
+        }
+    }
+
+    const fn one_of(code: u8, problems: Vec<Problem>) -> Self {
+        Self { code, problems }
+    }
+
+    fn one(code: u8, problem: Problem) -> Self {
+        Self::one_of(code, vec![problem])
+    }
+
+    /// Turns the engine's error into words. `cache` is where this build's cache is.
+    pub(crate) fn of_build(error: BuildError, cache: &Path, signal: u8) -> Self {
+        match error {
+            BuildError::Cancelled => Self::interrupted(signal),
+            BuildError::Spec(errors) => Self::one_of(
+                exit::DESCRIPTION,
+                errors.into_iter().map(Problem::of_spec).collect(),
+            ),
+            BuildError::Usage { message, hint } => Self::one(
+                exit::USAGE,
+                Problem {
+                    message,
+                    hint,
+                    ..Problem::default()
+                },
+            ),
+            BuildError::Output { path, source } => {
+                if path == Path::new("-") && source.kind() == io::ErrorKind::BrokenPipe {
+                    return Self::broken_pipe();
+                }
+                let hint = output_hint(&path, &source);
+                let message = if path == Path::new("-") {
+                    "cannot write to standard output".to_owned()
+                } else {
+                    format!("cannot write {}", path.display())
+                };
+                Self::failed(message, Some(&source), hint)
+            }
+            BuildError::File { path, source } => {
+                let hint = match source.kind() {
+                    io::ErrorKind::NotFound => {
+                        Some("check the name and the working directory".into())
+                    }
+                    _ => None,
+                };
+                Self::failed(
+                    format!("cannot read {}", path.display()),
+                    Some(&source),
+                    hint,
+                )
+            }
+            BuildError::Lock { path, source } => Self::failed(
+                format!("cannot use {}", path.display()),
+                Some(&source),
+                Some("make it anew with `kiln lock`, or remove it".into()),
+            ),
+            BuildError::Cache(error) => {
+                let hint = cache_hint(&error, cache);
+                Self::failed(error.to_string(), error.source(), hint)
+            }
+            BuildError::Step(error) => {
+                let hint = error
+                    .hint
+                    .clone()
+                    .or_else(|| hint_of_chain(&*error.cause, cache));
+                Self::failed(error.context.clone(), Some(&*error.cause), hint)
+            }
+        }
+    }
+
+    /// Returns the failure as the last object of `--json`.
+    pub(crate) fn json(&self) -> Value {
+        let problems = self.problems.iter().map(|problem| {
+            let place = problem.place.as_ref().map(|place| {
+                json!({
+                    "file": place.file,
+                    "line": place.line,
+                    "column": place.column,
+                    "length": place.len,
+                    "text": place.text,
+                })
+            });
+            json!({
+                "message": problem.message,
+                "place": place,
+                "causes": problem.causes,
+                "hint": problem.hint,
+            })
+        });
+        json!({
+            "event": "error",
+            "exit_code": self.code,
+            "errors": problems.collect::<Vec<_>>(),
+        })
+    }
+}
+
+impl Problem {
+    fn of_spec(error: SpecError) -> Self {
+        Self {
+            message: error.message,
+            place: Some(Place {
+                file: error.file,
+                line: error.line,
+                column: error.column,
+                len: error.len,
+                text: error.line_text,
+            }),
+            causes: Vec::new(),
+            hint: error.hint,
+        }
+    }
+}
+
+/// Returns the messages of a chain, without those that only repeat what was said before.
+fn chain(message: &str, first: &(dyn Error + 'static)) -> Vec<String> {
+    let mut causes: Vec<String> = Vec::new();
+    let mut cause = Some(first);
+    while let Some(error) = cause.filter(|_| causes.len() < CAUSES_MAX) {
+        let said = error.to_string();
+        let before = causes.last().map_or(message, String::as_str);
+        if !said.is_empty() && !before.contains(&said) {
+            causes.push(said);
+        }
+        cause = error.source();
+    }
+    causes
+}
+
+/// Returns what to do about the innermost cause that has an answer.
+fn hint_of_chain(first: &(dyn Error + 'static), cache: &Path) -> Option<String> {
+    let mut hint = None;
+    let mut cause = Some(first);
+    for _ in 0..CAUSES_MAX {
+        let Some(error) = cause else { break };
+        if let Some(error) = error.downcast_ref::<CacheError>() {
+            return cache_hint(error, cache);
+        }
+        if let Some(error) = error.downcast_ref::<io::Error>() {
+            hint = io_hint(error).or(hint);
+        }
+        cause = error.source();
+    }
+    hint
+}
+
+/// Returns what to do when the cache directory is in the way.
+pub(crate) fn cache_hint(error: &CacheError, cache: &Path) -> Option<String> {
+    let another = "or choose another with --cache DIR or KILN_CACHE";
+    if error.is_full_disk() {
+        let free = free_space(cache).map_or_else(String::new, |free| format!(" ({free} free)"));
+        return Some(format!(
+            "make room on the disk of {}{free}; `kiln cache info` shows what the cache holds; \
+             {another}",
+            cache.display()
+        ));
+    }
+    match error {
+        CacheError::NewerFormat { .. } => Some(format!("use the kiln that made it, {another}")),
+        CacheError::Io { source, .. } => match source.kind() {
+            io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => Some(format!(
+                "make {} writable for you, {another}",
+                cache.display()
+            )),
+            io::ErrorKind::NotADirectory | io::ErrorKind::AlreadyExists => Some(format!(
+                "{} is no cache directory; move it away, {another}",
+                cache.display()
+            )),
+            _ => None,
+        },
+        _ => None,
+    }
+}
+
+/// Returns what to do when an output cannot be written.
+fn output_hint(path: &Path, error: &io::Error) -> Option<String> {
+    let directory = match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent.to_owned(),
+        _ => PathBuf::from("."),
+    };
+    let shown = directory.display();
+    match error.kind() {
+        io::ErrorKind::NotFound => Some(format!("make the directory first: mkdir -p {shown}")),
+        io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => Some(format!(
+            "make {shown} writable for you, or write elsewhere with --dir DIR"
+        )),
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+            let free = free_space(&directory)
+                .map_or_else(String::new, |free| format!(" (there is {free} free)"));
+            Some(format!(
+                "make room in {shown}{free}, or write elsewhere with --dir DIR"
+            ))
+        }
+        _ => None,
+    }
+}
+
+/// Returns what to do about an error of the system that is about neither cache nor outputs.
+fn io_hint(error: &io::Error) -> Option<String> {
+    let hint = match error.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+            "make room on the disk; `kiln cache info` shows what the cache holds"
+        }
+        io::ErrorKind::ConnectionRefused
+        | io::ErrorKind::HostUnreachable
+        | io::ErrorKind::NetworkUnreachable
+        | io::ErrorKind::TimedOut => {
+            "check the network and the proxy (https_proxy, no_proxy), then run the command again: \
+             what was finished is kept"
+        }
+        _ => return None,
+    };
+    Some(hint.to_owned())
+}
+
+/// Returns how much may still be written to the file system of `path`.
+fn free_space(path: &Path) -> Option<String> {
+    let existing = path.ancestors().find(|path| path.exists())?;
+    let stat = rustix::fs::statvfs(existing).ok()?;
+    Some(units::size(stat.f_bavail.saturating_mul(stat.f_frsize)))
+}

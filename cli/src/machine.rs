@@ -1,0 +1,212 @@
+//! A QEMU command line for a kernel and an initrd: a machine with a serial console on this
+//! terminal, user networking and a source of randomness.
+//!
+//! Enters: files and wishes. Leaves: arguments; [`crate::commands::run`] executes them.
+
+use std::ffi::OsString;
+use std::fmt;
+use std::net::Ipv4Addr;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+/// What to boot, and on what.
+#[derive(Debug, Clone)]
+pub(crate) struct Machine {
+    /// In Go's spelling.
+    pub(crate) architecture: String,
+    /// The kernel image.
+    pub(crate) kernel: PathBuf,
+    /// The initial RAM disk, when there is one.
+    pub(crate) initrd: Option<PathBuf>,
+    /// The kernel's command line.
+    pub(crate) cmdline: String,
+    /// In MiB.
+    pub(crate) memory: u32,
+    /// Processors.
+    pub(crate) cpus: u16,
+    /// Whether KVM runs the processors.
+    pub(crate) kvm: bool,
+    /// Forwarded ports.
+    pub(crate) publish: Vec<Publish>,
+}
+
+/// What QEMU calls an architecture, and the machine kiln boots there.
+pub(crate) struct Model {
+    /// The program.
+    pub(crate) program: &'static str,
+    /// Debian's package of the program.
+    pub(crate) package: &'static str,
+    machine: &'static str,
+}
+
+/// Returns the model of an architecture in Go's spelling.
+pub(crate) fn model(architecture: &str) -> Option<Model> {
+    let (program, package, machine) = match architecture {
+        "amd64" => ("qemu-system-x86_64", "qemu-system-x86", "q35"),
+        "arm64" => ("qemu-system-aarch64", "qemu-system-arm", "virt"),
+        "riscv64" => ("qemu-system-riscv64", "qemu-system-misc", "virt"),
+        _ => return None,
+    };
+    Some(Model {
+        program,
+        package,
+        machine,
+    })
+}
+
+impl Machine {
+    /// Returns QEMU's arguments; `machine` comes from [`model`].
+    pub(crate) fn arguments(&self, model: &Model) -> Vec<OsString> {
+        let mut arguments: Vec<OsString> = Vec::new();
+        let mut add = |flag: &str, value: OsString| {
+            arguments.push(flag.into());
+            arguments.push(value);
+        };
+        add("-machine", model.machine.into());
+        if self.kvm {
+            add("-accel", "kvm".into());
+            add("-cpu", "host".into());
+        } else {
+            add("-accel", "tcg".into());
+            // QEMU's default x86 processor lacks what x86-64-v2 programs need.
+            add("-cpu", "max".into());
+        }
+        add("-smp", self.cpus.to_string().into());
+        add("-m", format!("{}M", self.memory).into());
+        add("-kernel", self.kernel.clone().into());
+        if let Some(initrd) = &self.initrd {
+            add("-initrd", initrd.clone().into());
+        }
+        add("-append", self.cmdline.clone().into());
+        let mut network = "user,id=net0".to_owned();
+        for publish in &self.publish {
+            network.push_str(&format!(",hostfwd={publish}"));
+        }
+        add("-netdev", network.into());
+        add("-device", "virtio-net-pci,netdev=net0".into());
+        add("-device", "virtio-rng-pci".into());
+        arguments.extend(["-nodefaults", "-no-user-config"].map(Into::into));
+        // Console and monitor share the terminal: Ctrl-C goes to the guest, Ctrl-A x quits.
+        arguments.extend(["-nographic", "-serial", "mon:stdio", "-no-reboot"].map(Into::into));
+        arguments
+    }
+}
+
+/// A forwarded port; displays as QEMU's `hostfwd` rule.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Publish {
+    /// The address of this machine to listen on. Not all of them unless asked: what is being tried
+    /// out is nobody else's business.
+    pub(crate) address: Ipv4Addr,
+    /// The port of this machine.
+    pub(crate) host: u16,
+    /// The port of the guest.
+    pub(crate) guest: u16,
+    /// UDP rather than TCP.
+    pub(crate) udp: bool,
+}
+
+impl Publish {
+    /// Returns `tcp` or `udp`.
+    pub(crate) const fn protocol(self) -> &'static str {
+        if self.udp { "udp" } else { "tcp" }
+    }
+}
+
+impl FromStr for Publish {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let (ports, udp) = match text.split_once('/') {
+            None | Some((_, "tcp")) => (text.trim_end_matches("/tcp"), false),
+            Some((ports, "udp")) => (ports, true),
+            Some((_, other)) => return Err(format!("\"{other}\" is neither tcp nor udp")),
+        };
+        let port = |text: &str| match text.parse() {
+            Ok(0) | Err(_) => Err(format!("\"{text}\" is not a port (1 to 65535)")),
+            Ok(port) => Ok(port),
+        };
+        let mut parts = ports.rsplitn(3, ':');
+        let (Some(guest), Some(host)) = (parts.next(), parts.next()) else {
+            return Err("expected HOST:GUEST, such as 8080:80".to_owned());
+        };
+        let address = match parts.next() {
+            None => Ipv4Addr::LOCALHOST,
+            Some(address) => address
+                .parse()
+                .map_err(|_| format!("\"{address}\" is not an IPv4 address"))?,
+        };
+        Ok(Self {
+            address,
+            host: port(host)?,
+            guest: port(guest)?,
+            udp,
+        })
+    }
+}
+
+impl fmt::Display for Publish {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let protocol = self.protocol();
+        write!(
+            f,
+            "{protocol}:{}:{}-:{}",
+            self.address, self.host, self.guest
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ports_are_read_and_written() {
+        for (text, rule) in [
+            ("8080:80", "tcp:127.0.0.1:8080-:80"),
+            ("8080:80/tcp", "tcp:127.0.0.1:8080-:80"),
+            ("53:5353/udp", "udp:127.0.0.1:53-:5353"),
+            ("0.0.0.0:22:2222", "tcp:0.0.0.0:22-:2222"),
+        ] {
+            assert_eq!(text.parse::<Publish>().unwrap().to_string(), rule);
+        }
+        for wrong in [
+            "",
+            "80",
+            "0:80",
+            "80:0",
+            "a:b",
+            "1:70000",
+            "x:1:2",
+            "1:2/sctp",
+            "1:2,net=0",
+        ] {
+            assert!(wrong.parse::<Publish>().is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_machine_is_a_command_line() {
+        let machine = Machine {
+            architecture: "amd64".into(),
+            kernel: "a,b-kernel".into(),
+            initrd: Some("a,b-initrd.img".into()),
+            cmdline: "console=ttyS0 a,b".into(),
+            memory: 512,
+            cpus: 2,
+            kvm: false,
+            publish: vec!["8080:80".parse().unwrap(), "53:53/udp".parse().unwrap()],
+        };
+        let arguments = machine.arguments(&model("amd64").unwrap());
+        let arguments: Vec<_> = arguments.iter().map(|a| a.to_str().unwrap()).collect();
+        let text = arguments.join(" ");
+        insta::assert_snapshot!(text, @"-machine q35 -accel tcg -cpu max -smp 2 -m 512M -kernel a,b-kernel -initrd a,b-initrd.img -append console=ttyS0 a,b -netdev user,id=net0,hostfwd=tcp:127.0.0.1:8080-:80,hostfwd=udp:127.0.0.1:53-:53 -device virtio-net-pci,netdev=net0 -device virtio-rng-pci -nodefaults -no-user-config -nographic -serial mon:stdio -no-reboot");
+        let kvm = Machine {
+            kvm: true,
+            ..machine
+        };
+        let arguments = kvm.arguments(&model("arm64").unwrap());
+        assert!(arguments.contains(&"host".into()));
+        assert!(model("s390x").is_none());
+    }
+}

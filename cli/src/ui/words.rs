@@ -1,0 +1,35 @@
+//! The verb of each kind of step, done and under way.
+
+/// How a kind of step is spoken of.
+pub(crate) struct Words {
+    /// Past tense, capitalised: `Unpacked`.
+    pub(crate) done: &'static str,
+    /// Present participle, capitalised: `Unpacking`.
+    pub(crate) doing: &'static str,
+    /// Whether a finished one is worth a line without `-v`.
+    pub(crate) notable: bool,
+}
+
+/// Returns how a kind of step is spoken of; an unknown kind is shown only with `-v`.
+pub(crate) fn of(kind: &str) -> Words {
+    let (done, doing, notable) = match kind {
+        "resolve" => ("Resolved", "Resolving", true),
+        "image" => ("Read", "Reading", false),
+        "layer" => ("Unpacked", "Unpacking", true),
+        "index" => ("Indexed", "Indexing", true),
+        "solve" => ("Solved", "Solving", true),
+        "package" => ("Unpacked", "Unpacking", true),
+        "flatten" => ("Flattened", "Flattening", false),
+        "component" => ("Placed", "Placing", false),
+        "kernel" => ("Prepared", "Preparing", false),
+        "modules" => ("Picked", "Picking", false),
+        "segment" => ("Packed", "Packing", false),
+        "assemble" => ("Assembled", "Assembling", false),
+        _ => ("Made", "Making", false),
+    };
+    Words {
+        done,
+        doing,
+        notable,
+    }
+}

@@ -1,0 +1,425 @@
+//! The scheduler: grows the graph, runs what is ready, each key once.
+//!
+//! One thread (the caller's) owns the graph and asks steps what they need; work runs on rayon
+//! or on the few threads of the network lane and comes back through a channel. A result is
+//! looked up by key first, so an equal input stops the wave. When a step fails, running work
+//! finishes (others can reuse it) and nothing new starts.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::time::{Duration, Instant};
+
+use kiln_cache::{Action, Cache, Key};
+
+use super::{Lane, Next, Results, Reuse, Scope, Step, StepError, Task};
+use crate::event::{Event, Listener, Outcome, StepNumber};
+
+/// Threads of the network lane: enough to keep both a slow registry and the cores busy.
+const NETWORK_THREADS: usize = 4;
+
+/// One finished node, for whoever wants to know why and what.
+#[derive(Debug, Clone)]
+pub struct Node {
+    /// The step's kind.
+    pub kind: &'static str,
+    /// What people call it.
+    pub label: String,
+    /// The key, when the step has one.
+    pub key: Option<Key>,
+    /// Indices of the nodes whose results it used.
+    pub needs: Vec<usize>,
+    /// How it came about.
+    pub outcome: Option<Outcome>,
+    /// How long the work took.
+    pub duration: Duration,
+}
+
+/// The graph of a run: nodes in order of appearance.
+#[derive(Debug, Clone, Default)]
+pub struct Graph {
+    /// The nodes; the root is the first.
+    pub nodes: Vec<Node>,
+}
+
+/// Why a run has no result.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// A step failed.
+    #[error(transparent)]
+    Step(#[from] StepError),
+    /// The caller gave up.
+    #[error("interrupted")]
+    Cancelled,
+}
+
+struct State {
+    step: Arc<dyn Step>,
+    missing: usize,
+    wanted_by: Vec<usize>,
+    result: Option<Arc<Action>>,
+}
+
+struct Finished {
+    node: usize,
+    result: Result<Action, StepError>,
+    outcome: Outcome,
+    duration: Duration,
+}
+
+struct Job {
+    node: usize,
+    kind: &'static str,
+    label: String,
+    task: Task,
+    edges: Vec<Key>,
+    before: Option<Action>,
+}
+
+/// Runs `root` and everything it needs.
+///
+/// # Errors
+/// The first step that failed, or that the run was cancelled.
+pub fn run(
+    cache: &Cache,
+    listener: &dyn Listener,
+    cancel: &AtomicBool,
+    root: &Arc<dyn Step>,
+) -> Result<(Arc<Action>, Graph), RunError> {
+    let (done_sender, done) = mpsc::channel::<Finished>();
+    let (network_sender, network) = mpsc::channel::<Job>();
+    let network = Mutex::new(network);
+    // Set on failure too, so that nothing that waits in a lane starts.
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|threads| {
+        let worker = Worker {
+            cache,
+            listener,
+            cancel,
+            stop: &stop,
+        };
+        let mut started_threads = 0;
+        let mut spawn_network = || {
+            if started_threads < NETWORK_THREADS {
+                started_threads += 1;
+                let done = done_sender.clone();
+                let network = &network;
+                threads.spawn(move || {
+                    loop {
+                        let job = network
+                            .lock()
+                            .unwrap_or_else(PoisonError::into_inner)
+                            .recv();
+                        let Ok(job) = job else { break };
+                        if done.send(worker.work(job)).is_err() {
+                            break;
+                        }
+                    }
+                });
+            }
+        };
+        let result = rayon::in_place_scope(|cpu| {
+            let mut start = |job: Job| match job.task.lane {
+                Lane::Network => {
+                    spawn_network();
+                    // The receiver lives as long as this scope.
+                    let _ = network_sender.send(job);
+                }
+                Lane::Cpu => {
+                    let done = done_sender.clone();
+                    cpu.spawn(move |_| {
+                        let _ = done.send(worker.work(job));
+                    });
+                }
+            };
+            Loop::new(worker, &done).run(root, &mut start)
+        });
+        drop(network_sender);
+        result
+    })
+}
+
+#[derive(Clone, Copy)]
+struct Worker<'a> {
+    cache: &'a Cache,
+    listener: &'a dyn Listener,
+    cancel: &'a AtomicBool,
+    stop: &'a AtomicBool,
+}
+
+impl Worker<'_> {
+    /// Does a job, unless another process did it meanwhile.
+    fn work(&self, job: Job) -> Finished {
+        let began = Instant::now();
+        let node = job.node;
+        let mut outcome = Outcome::Ran;
+        let result = self.try_work(job, &mut outcome);
+        Finished {
+            node,
+            result,
+            outcome,
+            duration: began.elapsed(),
+        }
+    }
+
+    fn try_work(&self, job: Job, outcome: &mut Outcome) -> Result<Action, StepError> {
+        let step = StepNumber(u32::try_from(job.node).unwrap_or(u32::MAX));
+        let scope = Scope {
+            cache: self.cache,
+            cancel: self.cancel,
+            listener: self.listener,
+            step,
+        };
+        if self.stop.load(Ordering::Relaxed) || scope.cancelled() {
+            return Err(StepError::new(job.label, "interrupted"));
+        }
+        let Task {
+            key, reuse, work, ..
+        } = job.task;
+        let in_context = || StepError::in_context(format!("{} {}", job.kind, job.label));
+        let lock = match reuse {
+            Reuse::Never => None,
+            Reuse::Always | Reuse::Refresh => {
+                let waiting = |process| self.listener.event(&Event::Waiting { step, process });
+                Some(self.cache.lock_key(&key, waiting).map_err(in_context())?)
+            }
+        };
+        if reuse == Reuse::Always
+            && let Some(action) = lookup(self.cache, &key).map_err(in_context())?
+        {
+            *outcome = Outcome::Cached;
+            return Ok(action);
+        }
+        self.listener.event(&Event::Started {
+            step,
+            kind: job.kind,
+            label: job.label.clone(),
+        });
+        let began = Instant::now();
+        let mut action = work(&scope)?;
+        action.kind = job.kind.to_owned();
+        action.label.clone_from(&job.label);
+        action.cost_ns = u64::try_from(began.elapsed().as_nanos()).unwrap_or(u64::MAX);
+        action.edges = job.edges;
+        let same = |old: &Action| old.outputs == action.outputs && old.values == action.values;
+        if job.before.as_ref().is_some_and(same) {
+            *outcome = Outcome::Unchanged;
+        }
+        if reuse != Reuse::Never {
+            self.cache.put_action(&key, &action).map_err(in_context())?;
+        }
+        drop(lock);
+        Ok(action)
+    }
+}
+
+/// Returns what the cache knows of a key, when all its objects are there and whole.
+fn lookup(cache: &Cache, key: &Key) -> Result<Option<Action>, kiln_cache::CacheError> {
+    let Some(action) = cache.action(key)? else {
+        return Ok(None);
+    };
+    Ok(cache.sound(&action)?.then_some(action))
+}
+
+struct Loop<'a> {
+    worker: Worker<'a>,
+    done: &'a mpsc::Receiver<Finished>,
+    states: Vec<State>,
+    graph: Graph,
+    by_id: HashMap<Key, usize>,
+    ready: VecDeque<usize>,
+    running: usize,
+    failure: Option<StepError>,
+}
+
+impl<'a> Loop<'a> {
+    fn new(worker: Worker<'a>, done: &'a mpsc::Receiver<Finished>) -> Self {
+        Self {
+            worker,
+            done,
+            states: Vec::new(),
+            graph: Graph::default(),
+            by_id: HashMap::new(),
+            ready: VecDeque::new(),
+            running: 0,
+            failure: None,
+        }
+    }
+
+    fn run(
+        mut self,
+        root: &Arc<dyn Step>,
+        start: &mut dyn FnMut(Job),
+    ) -> Result<(Arc<Action>, Graph), RunError> {
+        self.node(root);
+        loop {
+            while let Some(node) = self.ready.pop_front() {
+                if self.failure.is_some() || self.worker.cancel.load(Ordering::Relaxed) {
+                    self.ready.clear();
+                    break;
+                }
+                if let Err(error) = self.advance(node, start) {
+                    self.fail(node, error);
+                }
+            }
+            if self.running == 0 {
+                break;
+            }
+            let Ok(finished) = self.done.recv() else {
+                break;
+            };
+            self.running -= 1;
+            match finished.result {
+                Ok(action) => {
+                    self.settle(finished.node, action, finished.outcome, finished.duration);
+                }
+                Err(error) => self.fail(finished.node, error),
+            }
+        }
+        if self.worker.cancel.load(Ordering::Relaxed) {
+            return Err(RunError::Cancelled);
+        }
+        if let Some(error) = self.failure {
+            return Err(RunError::Step(error));
+        }
+        match self.states.first().and_then(|state| state.result.clone()) {
+            Some(result) => Ok((result, self.graph)),
+            None => Err(RunError::Step(StepError::new(
+                root.label(),
+                "its steps wait for each other (a bug in kiln)",
+            ))),
+        }
+    }
+
+    fn fail(&mut self, node: usize, error: StepError) {
+        let (kind, label) = (
+            self.graph.nodes[node].kind,
+            self.graph.nodes[node].label.clone(),
+        );
+        if self.failure.is_none() {
+            self.worker.stop.store(true, Ordering::Relaxed);
+            self.worker.listener.event(&Event::Failed {
+                step: number(node),
+                kind,
+                label,
+            });
+            self.failure = Some(error);
+        }
+    }
+
+    /// Returns the node of a step, making it when it is new.
+    fn node(&mut self, step: &Arc<dyn Step>) -> usize {
+        let id = step.id();
+        if let Some(node) = self.by_id.get(&id) {
+            return *node;
+        }
+        let node = self.states.len();
+        self.by_id.insert(id, node);
+        self.states.push(State {
+            step: step.clone(),
+            missing: 0,
+            wanted_by: Vec::new(),
+            result: None,
+        });
+        self.graph.nodes.push(Node {
+            kind: step.kind(),
+            label: step.label(),
+            key: None,
+            needs: Vec::new(),
+            outcome: None,
+            duration: Duration::ZERO,
+        });
+        self.ready.push_back(node);
+        node
+    }
+
+    /// Asks a node's step for its next move, and makes it.
+    fn advance(&mut self, node: usize, start: &mut dyn FnMut(Job)) -> Result<(), StepError> {
+        let step = self.states[node].step.clone();
+        let find = |id: &Key| {
+            self.by_id
+                .get(id)
+                .and_then(|at| self.states[*at].result.clone())
+        };
+        let results = Results {
+            find: &find,
+            cache: self.worker.cache,
+            listener: self.worker.listener,
+        };
+        match step.next(&results)? {
+            Next::Done(action) => self.settle(node, action, Outcome::Cached, Duration::ZERO),
+            Next::Need(steps) => {
+                let mut missing = 0;
+                for step in &steps {
+                    let needed = self.node(step);
+                    if !self.graph.nodes[node].needs.contains(&needed) {
+                        self.graph.nodes[node].needs.push(needed);
+                    }
+                    if self.states[needed].result.is_none() {
+                        self.states[needed].wanted_by.push(node);
+                        missing += 1;
+                    }
+                }
+                self.states[node].missing = missing;
+                if missing == 0 {
+                    self.ready.push_back(node);
+                }
+            }
+            Next::Run(task) => {
+                self.graph.nodes[node].key = Some(task.key);
+                let label = step.label();
+                let known = match task.reuse {
+                    Reuse::Never => None,
+                    Reuse::Always | Reuse::Refresh => lookup(self.worker.cache, &task.key)
+                        .map_err(StepError::in_context(format!("{} {label}", step.kind())))?,
+                };
+                match known {
+                    Some(action) if task.reuse == Reuse::Always => {
+                        self.settle(node, action, Outcome::Cached, Duration::ZERO);
+                    }
+                    before => {
+                        let needs = &self.graph.nodes[node].needs;
+                        let edges = needs.iter().filter_map(|need| self.graph.nodes[*need].key);
+                        let edges = edges.collect();
+                        self.running += 1;
+                        start(Job {
+                            node,
+                            kind: step.kind(),
+                            label,
+                            task,
+                            edges,
+                            before,
+                        });
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes a result and wakes whoever waits for it.
+    fn settle(&mut self, node: usize, action: Action, outcome: Outcome, duration: Duration) {
+        let bytes = action.outputs.iter().map(|output| output.2).sum();
+        self.states[node].result = Some(Arc::new(action));
+        let record = &mut self.graph.nodes[node];
+        (record.outcome, record.duration) = (Some(outcome), duration);
+        self.worker.listener.event(&Event::Finished {
+            step: number(node),
+            kind: record.kind,
+            label: record.label.clone(),
+            outcome,
+            duration,
+            bytes,
+        });
+        for waiting in std::mem::take(&mut self.states[node].wanted_by) {
+            self.states[waiting].missing -= 1;
+            if self.states[waiting].missing == 0 {
+                self.ready.push_back(waiting);
+            }
+        }
+    }
+}
+
+fn number(node: usize) -> StepNumber {
+    StepNumber(u32::try_from(node).unwrap_or(u32::MAX))
+}

@@ -170,7 +170,7 @@ impl Head {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::format::testing::tree_of;
+    use crate::format::tests::support::tree_of;
 
     #[test]
     fn merges_in_path_order_parents_first() {

@@ -173,6 +173,4 @@ pub(crate) const fn padding(len: u64, align: u64) -> u64 {
 }
 
 #[cfg(test)]
-pub(crate) mod testing;
-#[cfg(test)]
 mod tests;

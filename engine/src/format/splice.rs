@@ -39,6 +39,17 @@ pub(super) fn splice(
     old: &[PlacedSegment],
     new: &[Segment],
 ) -> Result<bool, FormatError> {
+    splice_moving(cache, path, old, new, MOVE_MIN_BYTES)
+}
+
+/// [`splice`], moving rests of at least `move_min` bytes.
+pub(super) fn splice_moving(
+    cache: &Cache,
+    path: &Path,
+    old: &[PlacedSegment],
+    new: &[Segment],
+    move_min: u64,
+) -> Result<bool, FormatError> {
     let edits = edits(old, new);
     let kept: u64 = edits.iter().map(|edit| edit.keep).sum();
     if kept == 0 {
@@ -58,14 +69,14 @@ pub(super) fn splice(
         .collect();
     check(cache, &changed)?;
     if let Some(clone) = clone(path, &file)? {
-        apply(cache, clone.file(), path, &edits, new)?;
+        apply(cache, clone.file(), path, &edits, new, move_min)?;
         return clone.publish().map(|()| true);
     }
     let Some(staged) = take_away(path, &file) else {
         return Ok(false);
     };
     // Whatever goes wrong now, a fresh file has a better chance than this one.
-    if apply(cache, staged.file(), path, &edits, new).is_err() {
+    if apply(cache, staged.file(), path, &edits, new, move_min).is_err() {
         return Ok(false);
     }
     staged.publish().map(|()| true)
@@ -175,6 +186,7 @@ fn apply(
     path: &Path,
     edits: &[Edit],
     new: &[Segment],
+    move_min: u64,
 ) -> Result<(), FormatError> {
     let mut at = 0;
     for (index, edit) in edits.iter().enumerate() {
@@ -182,7 +194,8 @@ fn apply(
         let segments = &new[edit.new.clone()];
         let len: u64 = segments.iter().map(|segment| segment.len).sum();
         let rest: u64 = edits[index + 1..].iter().map(|next| next.keep).sum();
-        if rest > 0 && !shift(file, at, edit.removed, len, rest) {
+        let moves = edit.removed == len || (rest >= move_min && shift(file, at, edit.removed, len));
+        if rest > 0 && !moves {
             let tail = &new[edit.new.start..];
             let tail_len: u64 = tail.iter().map(|segment| segment.len).sum();
             write_at(cache, file, path, at, tail)?;
@@ -197,21 +210,18 @@ fn apply(
         .map_err(FormatError::output("truncate", path))
 }
 
-/// Makes the `removed` bytes at `at` into `len` bytes, moving the rest of the file. Returns false
-/// when that cannot be done, or is not worth it.
-fn shift(file: &File, at: u64, removed: u64, len: u64, rest: u64) -> bool {
+/// Makes the `removed` bytes at `at` into `len` bytes, moving the rest of the file by whole blocks.
+/// Returns false when that cannot be done.
+fn shift(file: &File, at: u64, removed: u64, len: u64) -> bool {
     let by = removed.abs_diff(len);
-    if by == 0 {
-        return true;
-    }
     // The range may start anywhere among the bytes that go away: what they become is written next.
     let start = at + padding(at, ALIGN_BYTES);
-    let fits = by.is_multiple_of(ALIGN_BYTES) && rest >= MOVE_MIN_BYTES;
-    if len > removed {
-        return fits
-            && start <= at + removed
-            && rustix::fs::fallocate(file, FallocateFlags::INSERT_RANGE, start, by).is_ok();
-    }
-    fits && start + by <= at + removed
-        && rustix::fs::fallocate(file, FallocateFlags::COLLAPSE_RANGE, start, by).is_ok()
+    let (flags, end) = if len > removed {
+        (FallocateFlags::INSERT_RANGE, start)
+    } else {
+        (FallocateFlags::COLLAPSE_RANGE, start + by)
+    };
+    by.is_multiple_of(ALIGN_BYTES)
+        && end <= at + removed
+        && rustix::fs::fallocate(file, flags, start, by).is_ok()
 }

@@ -11,6 +11,7 @@ pub mod ids;
 mod json;
 pub mod kernel;
 pub mod label;
+mod lz4;
 pub mod metadata;
 pub mod modules;
 pub mod volumes;

@@ -8,9 +8,11 @@ use std::process::Command;
 
 use kiln_cache::Cache;
 
-use super::compress::Compressor;
-use super::testing::{entry, file, tree};
-use super::{Fragment, Part, PlacedSegment, Segment, Target, assemble, cpio, output, share, tar};
+use crate::format::compress::Compressor;
+use crate::format::tests::support::{entry, file, tree};
+use crate::format::{
+    Fragment, Part, PlacedSegment, Segment, Target, assemble, cpio, output, share, tar,
+};
 use crate::tree::{Entry, Extent, Kind, TreePath};
 
 /// cap_net_raw+ep, as `struct vfs_cap_data` of Linux's capability.h.
@@ -433,7 +435,7 @@ fn initrd_members_are_read_by_cpio() {
 #[test]
 fn initrd_refuses_what_newc_cannot_hold_and_counts_what_it_drops() {
     let (_directory, cache) = cache();
-    let plan = super::FragmentPlan::default();
+    let plan = crate::format::FragmentPlan::default();
     let mut entries = awkward(&cache);
     entries.push(entry("boot", Kind::Directory, 0o755));
     for name in ["kernel", "cmdline", "ucode.cpio", "System.map"] {
@@ -444,7 +446,7 @@ fn initrd_refuses_what_newc_cannot_hold_and_counts_what_it_drops() {
     assert_eq!((member.dropped_xattrs, member.dropped_boot), (1, 1));
     let boot = output::boot(&cache, &[ok]).unwrap();
     let mut kernel = Vec::new();
-    super::read::copy_segment(&cache, &boot.kernel.unwrap(), &mut kernel).unwrap();
+    crate::format::read::copy_segment(&cache, &boot.kernel.unwrap(), &mut kernel).unwrap();
     assert_eq!(kernel, b"kernel");
 
     let mut huge = file(&cache, "huge", b"x");
@@ -467,7 +469,7 @@ fn initrd_refuses_what_newc_cannot_hold_and_counts_what_it_drops() {
     );
     assert!(matches!(
         cpio::member(&cache, &deep, &plan, Compressor::None),
-        Err(super::FormatError::PathTooLong { .. })
+        Err(crate::format::FormatError::PathTooLong { .. })
     ));
 }
 

@@ -61,6 +61,17 @@ pub enum CacheError {
         /// A name found in it.
         found: String,
     },
+    /// Another process keeps the catalogue open.
+    #[error("cache: the catalogue is in use by another process ({} is locked)", .0.display())]
+    CatalogueBusy(PathBuf),
+    /// The catalogue cannot be used. It can be deleted: it is rebuilt from the files.
+    #[error("cache: catalogue {}: {reason}", path.display())]
+    Catalogue {
+        /// Its directory.
+        path: PathBuf,
+        /// What the database said.
+        reason: String,
+    },
     /// An object that a record names is not there, or is damaged and was set aside.
     #[error("cache: object {0} is missing or damaged")]
     MissingObject(Digest),
@@ -135,6 +146,14 @@ impl CacheError {
             _ => false,
         }
     }
+}
+
+/// True for what a damaged medium or file system answers.
+pub(crate) fn is_damage(error: &io::Error) -> bool {
+    use rustix::io::Errno;
+    [Errno::IO, Errno::UCLEAN, Errno::BADMSG]
+        .iter()
+        .any(|errno| error.raw_os_error() == Some(errno.raw_os_error()))
 }
 
 /// Prints a number of bytes for people.

@@ -94,10 +94,12 @@ impl Lease {
             .held
             .lock()
             .unwrap_or_else(std::sync::PoisonError::into_inner);
-        let new: Vec<_> = digests
+        let mut new: Vec<_> = digests
             .iter()
             .filter(|digest| !held.contains(digest))
             .collect();
+        new.sort_unstable();
+        new.dedup();
         let bytes: Vec<u8> = new.iter().flat_map(|digest| *digest.as_bytes()).collect();
         let written = (&self.file).write_all(&bytes);
         if let Err(error) = written {
@@ -320,4 +322,79 @@ fn listed(bytes: &[u8]) -> impl Iterator<Item = Digest> {
         .0
         .iter()
         .map(|raw| Digest::from_bytes(*raw))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::FileTimes;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn boot(id: &str) -> Boot {
+        let id = id.to_owned();
+        Boot { id, since_ns: 0 }
+    }
+
+    /// Leaves what a killed process of `id` leaves, `age` ago; returns the temporary file.
+    fn leave(root: &Path, id: &str, age: Duration) -> PathBuf {
+        let name = format!("{}-1-{:016x}", boot(id).short(), boot::random());
+        let temporary = root.join("tmp").join(format!("{name}.0"));
+        for path in [root.join("leases").join(&name), temporary.clone()] {
+            let file = File::create(path).unwrap();
+            let then = SystemTime::now() - age;
+            file.set_times(FileTimes::new().set_modified(then)).unwrap();
+        }
+        temporary
+    }
+
+    #[test]
+    fn the_dead_of_other_machines_need_a_day() {
+        const HOUR: Duration = Duration::from_hours(1);
+        let room = tempfile::tempdir().unwrap();
+        let root = room.path().join("cache");
+        Cache::open(&root).unwrap();
+        let own = Lease::take(&root, &boot("here")).unwrap();
+        // Where another machine's locks may be invisible.
+        let here = leave(&root, "here", Duration::ZERO);
+        let young = leave(&root, "there", HOUR);
+        let old = leave(&root, "there", 25 * HOUR);
+        assert_eq!(sweep(&root, &boot("here"), false, &own), 2);
+        assert!(!here.exists() && young.exists() && !old.exists());
+        // Where there are no other machines: an earlier boot.
+        assert_eq!(sweep(&root, &boot("here"), true, &own), 1);
+        assert!(!young.exists());
+        assert_eq!(
+            names(&root.join("leases")).collect::<Vec<_>>(),
+            [own.name()]
+        );
+    }
+
+    #[test]
+    fn what_the_living_hold_is_known() {
+        let room = tempfile::tempdir().unwrap();
+        let root = room.path().join("cache");
+        let [one, two, three] = [b"1", b"2", b"3"].map(|bytes| Digest::of(bytes));
+        let cache = Cache::open(&root).unwrap();
+        let other = Cache::open(&root).unwrap();
+        cache.hold(&[one, two, one]).unwrap();
+        cache.hold(&[two]).unwrap();
+        other.hold(&[three]).unwrap();
+        let length = cache.lease().unwrap().file.metadata().unwrap().len();
+        assert_eq!(length, 13 + 2 * 32);
+        assert_eq!(other.held_objects().unwrap(), [one, two, three].into());
+        drop(cache);
+        assert_eq!(other.held_objects().unwrap(), [three].into());
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_list_or_not(bytes in proptest::collection::vec(any::<u8>(), 0..100)) {
+            prop_assert_eq!(listed(&bytes).count(), 0);
+            let mut lease = MAGIC.to_vec();
+            lease.extend(&bytes);
+            prop_assert_eq!(listed(&lease).count(), bytes.len() / 32);
+        }
+    }
 }

@@ -41,7 +41,7 @@ use std::sync::PoisonError;
 use std::time::{Duration, SystemTime};
 
 use crate::boot;
-use crate::error::{CacheError, Result};
+use crate::error::{CacheError, Result, is_damage};
 use crate::temporary::Temporary;
 use crate::{Cache, Digest};
 
@@ -200,14 +200,6 @@ fn mark(boot: Option<&str>, digest: &Digest, metadata: &Metadata) -> SystemTime 
     let seconds = 1 + u64::from(u32::from_le_bytes([a, b, c, d]) >> 2);
     let ticks = u32::from_le_bytes([e, f, g, h]) % 10_000_000;
     SystemTime::UNIX_EPOCH + Duration::new(seconds, ticks * 100)
-}
-
-/// True for what a damaged medium or file system answers.
-fn is_damage(error: &io::Error) -> bool {
-    use rustix::io::Errno;
-    [Errno::IO, Errno::UCLEAN, Errno::BADMSG]
-        .iter()
-        .any(|errno| error.raw_os_error() == Some(errno.raw_os_error()))
 }
 
 impl Cache {

@@ -15,7 +15,7 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path;
 
-use crate::error::{CacheError, Result};
+use crate::error::{CacheError, Result, is_damage};
 use crate::{Cache, Digest, Key};
 
 const MAGIC: &[u8; 14] = b"kiln record 1\n";
@@ -70,19 +70,20 @@ pub(crate) fn unseal<'a>(kind: Kind, key: &Key, bytes: &'a [u8]) -> Option<&'a [
     (checksum(kind, key, body) == sum).then_some(body)
 }
 
-/// Reads the file of a record; `None` when it is absent. Damage is for [`unseal`] to find.
+/// Reads the file of a record; `None` when it is absent, or the medium is damaged there. Damage of
+/// the content is for [`unseal`] to find.
 pub(crate) fn read_file(path: &Path) -> Result<Option<Vec<u8>>> {
-    let file = match File::open(path) {
-        Ok(file) => file,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(CacheError::io("open", path)(error)),
-    };
     let mut bytes = Vec::new();
-    file.take((HEAD_BYTES + BODY_BYTES_MAX + 1) as u64)
-        .read_to_end(&mut bytes)
-        .map_err(CacheError::io("read", path))?;
-    // A longer file is none of ours.
-    Ok((bytes.len() <= HEAD_BYTES + BODY_BYTES_MAX).then_some(bytes))
+    let read = File::open(path).and_then(|file| {
+        let limit = HEAD_BYTES + BODY_BYTES_MAX + 1;
+        file.take(limit as u64).read_to_end(&mut bytes)
+    });
+    match read {
+        // A longer file is none of ours.
+        Ok(len) => Ok((len <= HEAD_BYTES + BODY_BYTES_MAX).then_some(bytes)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound || is_damage(&error) => Ok(None),
+        Err(error) => Err(CacheError::io("read", path)(error)),
+    }
 }
 
 impl Cache {
@@ -214,5 +215,57 @@ impl<'a> Decoder<'a> {
     /// Returns `value` when nothing is left over.
     pub(crate) fn end<T>(&self, value: T) -> Option<T> {
         self.0.is_empty().then_some(value)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::KeyBuilder;
+
+    proptest! {
+        #[test]
+        fn only_the_same_bytes_unseal(
+            body in proptest::collection::vec(any::<u8>(), 0..100),
+            at in any::<proptest::sample::Index>(),
+            flip in 1_u8..,
+        ) {
+            let key = KeyBuilder::new("test", 1).finish();
+            let other = KeyBuilder::new("test", 2).finish();
+            let mut bytes = seal(Kind::Note, &key, &body);
+            prop_assert_eq!(unseal(Kind::Note, &key, &bytes), Some(&body[..]));
+            prop_assert_eq!(unseal(Kind::Note, &other, &bytes), None);
+            prop_assert_eq!(unseal(Kind::Stamp, &key, &bytes), None);
+            let at = at.index(bytes.len());
+            prop_assert_eq!(unseal(Kind::Note, &key, &bytes[..at]), None);
+            bytes[at] ^= flip;
+            prop_assert_eq!(unseal(Kind::Note, &key, &bytes), None);
+        }
+
+        #[test]
+        fn any_bytes_are_no_record(bytes in proptest::collection::vec(any::<u8>(), 0..100)) {
+            let key = KeyBuilder::new("test", 1).finish();
+            prop_assert_eq!(unseal(Kind::Action, &key, &bytes), None);
+            let mut headed = MAGIC.to_vec();
+            headed.extend(Kind::Action.name());
+            headed.extend(bytes);
+            prop_assert_eq!(unseal(Kind::Action, &key, &headed), None);
+        }
+    }
+
+    #[test]
+    fn a_record_has_a_largest_size() {
+        let room = tempfile::tempdir().unwrap();
+        let cache = Cache::open(room.path().join("cache")).unwrap();
+        let key = KeyBuilder::new("test", 1).finish();
+        assert!(cache.put_note(&key, &vec![0; BODY_BYTES_MAX + 1]).is_err());
+        // A file nobody wrote: sparse, and larger than anybody's memory.
+        let path = room.path().join("huge");
+        fs::File::create(&path).unwrap().set_len(1 << 40).unwrap();
+        assert_eq!(read_file(&path).unwrap(), None);
     }
 }

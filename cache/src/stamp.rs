@@ -13,223 +13,17 @@
 //!           mtime i64 ns, ctime i64 ns, inode u64, digest 32
 //! ```
 //!
-//! **The order that makes this sound**: first [`FileStamp::begin`] (a `stat`), then the content
-//! is read. Whoever changes the file after the `stat` changes its ctime, unless the change falls
-//! into the same tick of the file system's clock. So a file whose ctime is younger than
-//! [`GRANULARITY_NS`] at the `stat` is *racy*: at the check its content is hashed, not trusted.
-//! Paths are followed through symbolic links: what counts is the file the build would read.
+//! What makes the comparison of one file sound is told in [`crate::file_stamp`].
 
 use std::ffi::OsStr;
-use std::fs::{self, File, Metadata};
-use std::io::{self, Read};
+use std::fs;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
-use crate::boot::{nanoseconds, now_ns};
 use crate::error::Result;
+use crate::file_stamp::{Change, FileKind, FileStamp};
 use crate::record::{self, Decoder, Encoder, Kind};
-use crate::{Cache, Digest, Key};
-
-/// The coarsest tick of a clock that stamps files, with room: kernels tick every 1–10 ms.
-pub const GRANULARITY_NS: i64 = 20_000_000;
-
-/// The same where time stamps are whole seconds (FAT ticks every two).
-const COARSE_GRANULARITY_NS: i64 = 2_000_000_000;
-
-/// What a path led to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum FileKind {
-    /// A regular file, or anything else that is not a directory.
-    File,
-    /// A directory. Its digest covers the names in it, not what they lead to.
-    Directory,
-}
-
-/// A file as it was when a build read or wrote it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct FileStamp {
-    /// Where it was; absolute, or the check depends on the working directory.
-    pub path: PathBuf,
-    /// What it was.
-    pub kind: FileKind,
-    /// `st_mode`, type bits included.
-    pub mode: u32,
-    /// Size in bytes; 0 for directories, whose size means nothing.
-    pub size: u64,
-    /// Last change of content, nanoseconds since 1970.
-    pub mtime_ns: i64,
-    /// Last change of anything, nanoseconds since 1970.
-    pub ctime_ns: i64,
-    /// Inode number.
-    pub inode: u64,
-    /// BLAKE3 of the content; for a directory, of its sorted names.
-    pub digest: Digest,
-    /// True when the file may have changed again within the same tick: hashed, not trusted.
-    pub racy: bool,
-}
-
-/// A file that was looked at and not yet read; the digest of what was read completes it.
-#[derive(Debug, Clone)]
-pub struct Unread(FileStamp);
-
-impl Unread {
-    /// Completes the stamp with the digest of the content that was read.
-    #[must_use]
-    pub fn read_as(mut self, digest: Digest) -> FileStamp {
-        self.0.digest = digest;
-        self.0
-    }
-
-    /// Returns the size seen, in bytes.
-    #[must_use]
-    pub const fn size(&self) -> u64 {
-        self.0.size
-    }
-}
-
-impl FileStamp {
-    /// Looks at `path`, to be called before its content is read.
-    ///
-    /// # Errors
-    /// When there is no such file.
-    pub fn begin(path: &Path) -> io::Result<Unread> {
-        let metadata = fs::metadata(path)?;
-        Ok(Unread(Self::from_metadata(path, &metadata, now_ns())))
-    }
-
-    /// Looks at `path` and hashes it.
-    ///
-    /// # Errors
-    /// When it cannot be read.
-    pub fn of(path: &Path) -> io::Result<Self> {
-        let unread = Self::begin(path)?;
-        let digest = hash(path, unread.0.kind)?;
-        Ok(unread.read_as(digest))
-    }
-
-    /// Reads a whole small file together with its stamp; at most `max` bytes.
-    ///
-    /// # Errors
-    /// When it cannot be read or is larger.
-    pub fn read(path: &Path, max: u64) -> io::Result<(Self, Vec<u8>)> {
-        let unread = Self::begin(path)?;
-        let mut bytes = Vec::new();
-        File::open(path)?
-            .take(max.saturating_add(1))
-            .read_to_end(&mut bytes)?;
-        if bytes.len() as u64 > max {
-            return Err(io::Error::new(
-                io::ErrorKind::FileTooLarge,
-                format!("larger than {max} bytes"),
-            ));
-        }
-        let digest = Digest::of(&bytes);
-        Ok((unread.read_as(digest), bytes))
-    }
-
-    /// Stamps an output that this process has finished writing, whose digest it knows. Waits, for
-    /// some 20 ms at most (2 s on FAT), until the file is no longer racy, so that nobody has to
-    /// hash gigabytes at the next check.
-    ///
-    /// # Errors
-    /// When there is no such file.
-    pub fn of_output(path: &Path, digest: Digest) -> io::Result<Self> {
-        let mut stamp = Self::begin(path)?.read_as(digest);
-        if stamp.racy {
-            let young = now_ns().saturating_sub(stamp.ctime_ns);
-            let wait = stamp.granularity().saturating_sub(young);
-            // A ctime in the future (another machine's clock) stays racy; do not wait for it.
-            let wait = wait.clamp(0, stamp.granularity()).unsigned_abs();
-            std::thread::sleep(Duration::from_nanos(wait));
-            // If it changed meanwhile the new state is not known to have this digest.
-            let again = Self::begin(path)?.read_as(digest);
-            if again.same_stat(&stamp).is_ok() {
-                stamp = again;
-            }
-        }
-        Ok(stamp)
-    }
-
-    fn from_metadata(path: &Path, metadata: &Metadata, now: i64) -> Self {
-        let kind = if metadata.is_dir() {
-            FileKind::Directory
-        } else {
-            FileKind::File
-        };
-        let mut stamp = Self {
-            path: path.to_owned(),
-            kind,
-            mode: metadata.mode(),
-            size: match kind {
-                FileKind::File => metadata.len(),
-                FileKind::Directory => 0,
-            },
-            mtime_ns: nanoseconds(metadata.mtime(), metadata.mtime_nsec()),
-            ctime_ns: nanoseconds(metadata.ctime(), metadata.ctime_nsec()),
-            inode: metadata.ino(),
-            digest: Digest::from_bytes([0; 32]),
-            racy: false,
-        };
-        stamp.racy = stamp.is_young(now);
-        stamp
-    }
-
-    const fn granularity(&self) -> i64 {
-        if self.ctime_ns % 1_000_000_000 == 0 && self.mtime_ns % 1_000_000_000 == 0 {
-            COARSE_GRANULARITY_NS
-        } else {
-            GRANULARITY_NS
-        }
-    }
-
-    /// True when a change right now could leave the ctime as it is. Times in the future count as
-    /// young: they come from another clock. (mtime is not asked: anybody can set it.)
-    const fn is_young(&self, now: i64) -> bool {
-        self.ctime_ns > now.saturating_sub(self.granularity())
-    }
-
-    fn same_stat(&self, is: &Self) -> std::result::Result<(), Change> {
-        if self.kind != is.kind {
-            return Err(Change::Kind);
-        }
-        if self.size != is.size {
-            return Err(Change::Size {
-                was: self.size,
-                is: is.size,
-            });
-        }
-        if self.inode != is.inode {
-            return Err(Change::Replaced);
-        }
-        if self.mode != is.mode {
-            return Err(Change::Mode {
-                was: self.mode,
-                is: is.mode,
-            });
-        }
-        if self.mtime_ns != is.mtime_ns || self.ctime_ns != is.ctime_ns {
-            return Err(Change::Modified);
-        }
-        Ok(())
-    }
-
-    /// Compares with the file as it is now. True when a racy file was hashed, found equal and is
-    /// not racy any more.
-    fn check(&self) -> std::result::Result<bool, Change> {
-        let now = now_ns();
-        let metadata = fs::metadata(&self.path).map_err(Change::from)?;
-        self.same_stat(&Self::from_metadata(&self.path, &metadata, now))?;
-        if !self.racy {
-            return Ok(false);
-        }
-        if hash(&self.path, self.kind).map_err(Change::from)? != self.digest {
-            return Err(Change::Content);
-        }
-        Ok(!self.is_young(now))
-    }
-}
+use crate::{Cache, Key};
 
 /// Which part of a build a stale file plays.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -240,57 +34,6 @@ pub enum Role {
     Absent,
     /// A file the build wrote.
     Output,
-}
-
-/// How a file differs from its stamp.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Change {
-    /// It is gone.
-    #[error("missing")]
-    Missing,
-    /// It was not there and is now.
-    #[error("new")]
-    Appeared,
-    /// A file became a directory or the reverse.
-    #[error("of another type")]
-    Kind,
-    /// Another size.
-    #[error("{was} bytes then, {is} now")]
-    Size {
-        /// Bytes then.
-        was: u64,
-        /// Bytes now.
-        is: u64,
-    },
-    /// Same size, other time stamps.
-    #[error("modified")]
-    Modified,
-    /// Another file under the same name.
-    #[error("replaced")]
-    Replaced,
-    /// Other permissions.
-    #[error("mode {was:o} then, {is:o} now")]
-    Mode {
-        /// `st_mode` then.
-        was: u32,
-        /// `st_mode` now.
-        is: u32,
-    },
-    /// Nothing that `stat` shows, but another content.
-    #[error("modified in the instant it was read")]
-    Content,
-    /// It cannot be looked at.
-    #[error("unreadable: {0}")]
-    Unreadable(io::ErrorKind),
-}
-
-impl From<io::Error> for Change {
-    fn from(error: io::Error) -> Self {
-        match error.kind() {
-            io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => Self::Missing,
-            kind => Self::Unreadable(kind),
-        }
-    }
 }
 
 /// The first file found that differs from its stamp.
@@ -451,27 +194,6 @@ fn get_file(body: &mut Decoder<'_>) -> Option<FileStamp> {
     })
 }
 
-/// Hashes the content of a file, or the sorted names in a directory (each with its length).
-fn hash(path: &Path, kind: FileKind) -> io::Result<Digest> {
-    let mut hasher = blake3::Hasher::new();
-    match kind {
-        FileKind::File => {
-            hasher.update_reader(File::open(path)?)?;
-        }
-        FileKind::Directory => {
-            let mut names = fs::read_dir(path)?
-                .map(|entry| entry.map(|entry| entry.file_name()))
-                .collect::<io::Result<Vec<_>>>()?;
-            names.sort_unstable();
-            for name in names {
-                hasher.update(&(name.len() as u64).to_le_bytes());
-                hasher.update(name.as_bytes());
-            }
-        }
-    }
-    Ok(hasher.finalize().into())
-}
-
 fn slot(root: &Path, key: &Key, suffix: &str) -> PathBuf {
     root.join("builds").join(format!("{key}.{suffix}"))
 }
@@ -519,13 +241,14 @@ impl Cache {
 
 #[cfg(test)]
 mod tests {
-    use std::fs::FileTimes;
-    use std::time::SystemTime;
+    use std::fs::{File, FileTimes};
+    use std::time::{Duration, SystemTime};
 
     use proptest::prelude::*;
 
     use super::*;
-    use crate::KeyBuilder;
+    use crate::file_stamp::GRANULARITY_NS;
+    use crate::{Digest, KeyBuilder};
 
     fn write(path: &Path, content: &str) {
         fs::write(path, content).unwrap();
@@ -537,7 +260,7 @@ mod tests {
 
     /// A stamp of one input, old enough to be trusted.
     fn settled(path: &Path) -> Stamp {
-        let file = FileStamp::of_output(path, hash(path, FileKind::File).unwrap()).unwrap();
+        let file = FileStamp::of_output(path, FileStamp::of(path).unwrap().digest).unwrap();
         assert!(!file.racy);
         Stamp {
             inputs: vec![file],
@@ -601,22 +324,10 @@ mod tests {
         changed.inputs[0].digest = Digest::of(b"two");
         assert_eq!(stale(&changed), Change::Content);
         std::thread::sleep(Duration::from_nanos(GRANULARITY_NS.unsigned_abs()));
+        assert_eq!(stale(&changed), Change::Content);
         assert_eq!(stamp.check_and_settle(), Ok(true));
         assert!(!stamp.inputs[0].racy);
         assert_eq!(stamp.check_and_settle(), Ok(false));
-    }
-
-    #[test]
-    fn a_directory_is_its_names() {
-        let room = tempfile::tempdir().unwrap();
-        let path = room.path().join("d");
-        fs::create_dir(&path).unwrap();
-        let before = FileStamp::of(&path).unwrap();
-        write(&path.join("a"), "x");
-        let after = FileStamp::of(&path).unwrap();
-        assert_ne!(before.digest, after.digest);
-        assert!(before.check().is_err());
-        assert!(after.check().is_ok());
     }
 
     #[test]

@@ -67,6 +67,13 @@ fn bytes_lost_in_a_reboot_are_noticed() {
     drop(cache);
 
     let cache = reboot(&root, "two");
+    let action = |digest: Digest, size| Action {
+        outputs: vec![("o".into(), digest, size)],
+        ..Action::default()
+    };
+    assert!(cache.complete(&action(lost, 4)) && !cache.sound(&action(lost, 4)).unwrap());
+    assert!(!cache.complete(&action(lost, 4)));
+    assert!(cache.sound(&action(kept, 4)).unwrap());
     assert!(is_missing(&cache, &lost) && is_missing(&cache, &streamed));
     assert_eq!(quarantined(&root), 2);
     assert!(!cache.has_object(&lost));

@@ -11,9 +11,10 @@ use std::path::{Path, PathBuf};
 use kiln_cache::CacheError;
 use serde_json::{Value, json};
 
-use crate::engine_shim::{BuildError, SpecError};
 use crate::exit;
 use crate::ui::units;
+use kiln_engine::build::BuildError;
+use kiln_engine::spec::SpecError;
 
 /// A chain of causes longer than this is a loop or noise.
 const CAUSES_MAX: usize = 16;
@@ -148,6 +149,24 @@ impl Failure {
                 };
                 Self::failed(message, Some(&source), hint)
             }
+            BuildError::File { path, source } => {
+                let hint = match source.kind() {
+                    io::ErrorKind::NotFound => {
+                        Some("check the name and the working directory".into())
+                    }
+                    _ => None,
+                };
+                Self::failed(
+                    format!("cannot read {}", path.display()),
+                    Some(&source),
+                    hint,
+                )
+            }
+            BuildError::Lock { path, source } => Self::failed(
+                format!("cannot use {}", path.display()),
+                Some(&source),
+                Some("make it anew with `kiln lock`, or remove it".into()),
+            ),
             BuildError::Cache(error) => {
                 let hint = cache_hint(&error, cache);
                 Self::failed(error.to_string(), error.source(), hint)

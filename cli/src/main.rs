@@ -12,7 +12,6 @@ use clap::Parser;
 
 mod args;
 mod commands;
-mod engine_shim;
 mod exit;
 mod failure;
 mod guest;

@@ -8,8 +8,10 @@
 pub mod build;
 pub mod digest;
 pub mod event;
+pub mod format;
 pub mod lockfile;
 pub mod source;
 pub mod spec;
 pub mod step;
+pub mod system;
 pub mod tree;

@@ -590,7 +590,9 @@ fn escapes_and_lies_are_named() {
         let error = run(&gzip[..cut], Expect::default()).unwrap_err();
         assert!(!matches!(error, UnpackError::Cancelled), "{cut}: {error}");
     }
-    for cut in (1..layer.len() - 1024).filter(|cut| cut % 512 != 0 || *cut > 512) {
+    // One header, 2000 bytes of data, padding, two zero blocks: only the padding may be missing.
+    assert!(run(&layer[..2512], Expect::default()).is_ok());
+    for cut in 1..2512 {
         assert!(
             matches!(
                 run(&layer[..cut], Expect::default()),

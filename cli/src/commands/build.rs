@@ -11,13 +11,13 @@ use kiln_engine::event::Listener;
 
 use super::request;
 use crate::args::Build;
-use crate::engine_shim as engine;
 use crate::failure::Failure;
 use crate::signals::Interruption;
 use crate::ui::json::JsonLines;
 use crate::ui::printer::Printer;
 use crate::ui::progress::Progress;
 use crate::ui::units;
+use kiln_engine::build as engine;
 
 pub(super) fn run(arguments: &Build, printer: Printer) -> Result<(), Failure> {
     let request = build_request(arguments)?;

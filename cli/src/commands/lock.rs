@@ -4,10 +4,10 @@ use kiln_engine::build::Format;
 
 use super::{build, request};
 use crate::args::Lock;
-use crate::engine_shim as engine;
 use crate::failure::Failure;
 use crate::ui::printer::Printer;
 use crate::ui::progress::Progress;
+use kiln_engine::build as engine;
 
 pub(super) fn run(arguments: &Lock, printer: Printer) -> Result<(), Failure> {
     let request = request::request(

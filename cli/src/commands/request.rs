@@ -120,6 +120,9 @@ fn network(sources: &Sources) -> Result<Network, Failure> {
         insecure_registries: sources.insecure_registry.clone(),
         ca_files: sources.ca_file.clone(),
         docker_config: docker_config(),
+        home: env::var_os("HOME")
+            .filter(|home| !home.is_empty())
+            .map(PathBuf::from),
         http_proxy: either("http_proxy", "HTTP_PROXY"),
         https_proxy: either("https_proxy", "HTTPS_PROXY"),
         no_proxy: either("no_proxy", "NO_PROXY"),

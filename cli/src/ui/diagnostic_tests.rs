@@ -8,8 +8,9 @@ use kiln_cache::{CacheError, Digest};
 use kiln_engine::step::StepError;
 
 use super::*;
-use crate::engine_shim::{BuildError, SpecError};
 use crate::exit;
+use kiln_engine::build::BuildError;
+use kiln_engine::spec::SpecError;
 
 const PLAIN: Printer = Printer {
     color: false,

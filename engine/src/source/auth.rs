@@ -212,11 +212,7 @@ impl Auth {
             .map(String::as_str)
             .unwrap_or_default();
         let realm_host = realm_uri.host().unwrap_or_default();
-        let same_host = endpoint.base.parse::<Uri>().is_ok_and(|base| {
-            base.host()
-                .is_some_and(|host| host.eq_ignore_ascii_case(realm_host))
-        });
-        let may_see = endpoint.secrets && (endpoint.genuine || same_host);
+        let may_see = may_see(endpoint, realm_host);
         // A helper that fails matters only when there is no way without it.
         let (credential, trouble) = match self.credential(endpoint, repository) {
             Ok(credential) => (credential.filter(|_| may_see), None),
@@ -332,6 +328,15 @@ impl Auth {
     }
 }
 
+/// Tells whether a token service may be sent what is known for an endpoint (see the module's head).
+fn may_see(endpoint: &Endpoint, realm_host: &str) -> bool {
+    let is_same = |base: Uri| {
+        base.host()
+            .is_some_and(|host| host.eq_ignore_ascii_case(realm_host))
+    };
+    endpoint.secrets && (endpoint.genuine || endpoint.base.parse().is_ok_and(is_same))
+}
+
 fn lifetime(seconds: Option<f64>) -> Duration {
     let stated = seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
     let stated = stated.unwrap_or(LIFETIME_DEFAULT).min(LIFETIME_MAX);
@@ -382,6 +387,23 @@ mod tests {
         assert_eq!(seconds(Some(-1.0)), 50.0);
         assert_eq!(seconds(Some(1e300)), 50.0);
         assert_eq!(seconds(Some(1e9)), 24.0 * 3600.0 - 10.0);
+    }
+
+    #[test]
+    fn a_channel_others_can_write_to_names_no_stranger() {
+        let endpoint = |base: &str, secrets, genuine| Endpoint {
+            base: base.to_owned(),
+            host: String::new(),
+            prefix: String::new(),
+            secrets,
+            genuine,
+        };
+        let https = endpoint("https://r.example", true, true);
+        assert!(may_see(&https, "auth.example") && may_see(&https, "r.example"));
+        let insecure = endpoint("http://r.example:5000", true, false);
+        assert!(may_see(&insecure, "R.example") && !may_see(&insecure, "auth.example"));
+        let plain_mirror = endpoint("http://r.example", false, false);
+        assert!(!may_see(&plain_mirror, "r.example"));
     }
 
     #[test]

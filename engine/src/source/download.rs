@@ -193,7 +193,10 @@ impl Read for Download {
             // Everything is here: no request for the zero bytes after the end.
             if self.total == Some(self.offset) {
                 self.ended = true;
-                self.body = None;
+                if let Some(mut body) = self.body.take() {
+                    // Seeing the end is what gives the connection back for reuse.
+                    let _ = body.read(&mut [0]);
+                }
                 return Ok(0);
             }
             if self.body.is_none() {

@@ -3,24 +3,31 @@
 //! Enters: a URL and headers. Leaves: the status, headers and body stream of a final 2xx answer, or
 //! an error that names URL, status or cause, and the number of attempts. Reading a body through a
 //! broken connection is [`super::download`]'s work. Proxies and certificates are options, not
-//! environment (but rustls-native-certs honours `SSL_CERT_FILE` and `SSL_CERT_DIR`, as OpenSSL does). The TLS set-up (system roots, own CAs) costs milliseconds and
-//! happens with the first https request, never before.
+//! environment (but rustls-native-certs honours `SSL_CERT_FILE` and `SSL_CERT_DIR`, as OpenSSL
+//! does).
 
-use std::collections::BTreeMap;
+mod agent;
+mod error;
+mod forward;
+mod url;
+
 use std::fmt;
 use std::io::{self, Read};
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use ureq::http::uri::Authority;
 use ureq::http::{HeaderMap, Uri};
-use ureq::tls::{Certificate, PemItem, RootCerts, TlsConfig, parse_pem};
+
+use agent::Agents;
+pub(super) use error::connection;
+pub use error::{ConnectionFailure, HttpError};
+pub(super) use url::is_listed;
+pub use url::is_loopback;
+use url::{parse_url, redirected, same_origin, shown};
 
 /// Redirects followed for one request.
 const REDIRECTS_MAX: usize = 10;
-/// Longest single wait that a `Retry-After` can ask for.
-const RETRY_AFTER_MAX: Duration = Duration::from_secs(30);
 /// Longest single wait of the exponential backoff.
 const BACKOFF_MAX: Duration = Duration::from_secs(8);
 /// Sum of all waits of one request.
@@ -29,8 +36,6 @@ const WAIT_TOTAL_MAX: Duration = Duration::from_secs(90);
 const UNREACHABLE_ATTEMPTS: u32 = 2;
 /// Bytes of an error answer's body that are kept for the message.
 const ERROR_BODY_MAX: u64 = 16 << 10;
-/// Size of a file of CA certificates.
-const CA_FILE_SIZE_MAX: u64 = 16 << 20;
 
 /// What the caller decides about HTTP; the engine reads no environment.
 #[derive(Clone, Debug)]
@@ -72,181 +77,12 @@ impl Default for HttpOptions {
 /// Proxies by scheme of the target; loopback hosts never go through one.
 #[derive(Clone, Debug, Default)]
 pub struct ProxyOptions {
-    /// Proxy URL for http targets.
+    /// Proxy URL for http targets (`http://[USER:PASSWORD@]HOST:PORT`).
     pub http: Option<String>,
     /// Proxy URL for https targets.
     pub https: Option<String>,
     /// Hosts reached directly: names, which include their subdomains, or `*`.
     pub no_proxy: Vec<String>,
-}
-
-/// A request that did not come to a 2xx answer.
-#[derive(Debug, thiserror::Error)]
-pub enum HttpError {
-    /// The text is no http or https URL.
-    #[error("{url}: {reason}")]
-    Url {
-        /// The text.
-        url: String,
-        /// What is wrong with it.
-        reason: String,
-    },
-    /// A file of CA certificates cannot be used.
-    #[error("{}: {reason}", path.display())]
-    CaFile {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong with it.
-        reason: String,
-    },
-    /// The server answered with something else than success.
-    #[error("{url}: {status}{}{}", Said(body), Attempts(*attempts))]
-    Status {
-        /// The URL that answered, after redirects.
-        url: String,
-        /// The HTTP status.
-        status: u16,
-        /// Headers of the answer.
-        headers: Box<HeaderMap>,
-        /// Beginning of the answer's body, at most 16 KiB.
-        body: Vec<u8>,
-        /// Attempts made.
-        attempts: u32,
-    },
-    /// No answer, or a broken one.
-    #[error("{url}: {cause}{}", Attempts(*attempts))]
-    Connection {
-        /// The URL asked for.
-        url: String,
-        /// What the connection said.
-        cause: String,
-        /// What kind of failure it was.
-        kind: ConnectionFailure,
-        /// Attempts made.
-        attempts: u32,
-    },
-    /// The server's answer contradicts the request or an earlier answer.
-    #[error("{url}: {reason}")]
-    Answer {
-        /// The URL asked for.
-        url: String,
-        /// The contradiction.
-        reason: String,
-    },
-}
-
-/// Why a connection failed, as far as anyone decides by it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ConnectionFailure {
-    /// Nobody listens, or the name does not resolve.
-    Unreachable,
-    /// The TLS handshake failed: no TLS spoken, or a certificate refused.
-    Tls,
-    /// Silence or a break; worth another attempt.
-    Broken,
-    /// Not worth another attempt.
-    Fatal,
-}
-
-impl HttpError {
-    /// Returns the HTTP status, when there was an answer.
-    #[must_use]
-    pub const fn status(&self) -> Option<u16> {
-        match self {
-            Self::Status { status, .. } => Some(*status),
-            _ => None,
-        }
-    }
-
-    fn is_transient(&self) -> bool {
-        match self {
-            Self::Status { status, .. } => *status == 408 || *status == 429 || *status >= 500,
-            Self::Connection { kind, .. } => {
-                matches!(
-                    kind,
-                    ConnectionFailure::Broken | ConnectionFailure::Unreachable
-                )
-            }
-            _ => false,
-        }
-    }
-
-    fn retry_after(&self) -> Option<Duration> {
-        match self {
-            // The form with a date needs a trusted clock; backoff serves as well.
-            Self::Status { headers, .. } => {
-                let seconds = headers.get("retry-after")?.to_str().ok()?.trim();
-                Some(Duration::from_secs(seconds.parse().ok()?).min(RETRY_AFTER_MAX))
-            }
-            _ => None,
-        }
-    }
-
-    fn with_attempts(mut self, made: u32) -> Self {
-        if let Self::Status { attempts, .. } | Self::Connection { attempts, .. } = &mut self {
-            *attempts = made;
-        }
-        self
-    }
-}
-
-/// Prints the part of an error body that a person can use.
-struct Said<'a>(&'a [u8]);
-
-impl fmt::Display for Said<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let text = match serde_json::from_slice::<RegistryErrors>(self.0) {
-            Ok(said) => said
-                .errors
-                .into_iter()
-                .next()
-                .map(|error| error.message)
-                .unwrap_or_default(),
-            // Else only short plain text: a page of HTML helps nobody.
-            Err(_) => match std::str::from_utf8(self.0) {
-                Ok(text) if !text.trim_start().starts_with(['<', '{', '[']) => text.to_owned(),
-                _ => String::new(),
-            },
-        };
-        let shown: String = text.trim().chars().take(200).map(printable).collect();
-        if shown.is_empty() {
-            Ok(())
-        } else {
-            write!(f, " ({shown})")
-        }
-    }
-}
-
-fn printable(character: char) -> char {
-    if character.is_control() {
-        ' '
-    } else {
-        character
-    }
-}
-
-/// How registries say what is wrong (distribution specification, error codes).
-#[derive(serde::Deserialize)]
-struct RegistryErrors {
-    errors: Vec<RegistryError>,
-}
-
-#[derive(serde::Deserialize)]
-struct RegistryError {
-    #[serde(default)]
-    message: String,
-}
-
-struct Attempts(u32);
-
-impl fmt::Display for Attempts {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.0 > 1 {
-            write!(f, ", after {} attempts", self.0)
-        } else {
-            Ok(())
-        }
-    }
 }
 
 /// A successful answer.
@@ -323,15 +159,7 @@ pub struct Http {
 
 struct Shared {
     options: HttpOptions,
-    agents: Mutex<BTreeMap<Route, ureq::Agent>>,
-}
-
-/// What needs an agent of its own.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-struct Route {
-    https: bool,
-    verified: bool,
-    proxied: bool,
+    agents: Agents,
 }
 
 /// One exchange, redirects included.
@@ -357,7 +185,7 @@ impl Http {
         Self {
             shared: Arc::new(Shared {
                 options,
-                agents: Mutex::default(),
+                agents: Agents::default(),
             }),
         }
     }
@@ -509,7 +337,7 @@ impl Http {
         request: &Request<'_>,
         same_origin: bool,
     ) -> Result<ureq::http::Response<ureq::Body>, HttpError> {
-        let agent = self.agent(target)?;
+        let agent = self.shared.agents.get(self.options(), target)?;
         let url = target.to_string();
         let result = match request.form {
             Some(form) => {
@@ -518,39 +346,6 @@ impl Http {
             None => with_headers(agent.get(&url), request, same_origin).call(),
         };
         result.map_err(|error| connection(shown(target), error))
-    }
-
-    fn agent(&self, target: &Uri) -> Result<ureq::Agent, HttpError> {
-        let options = self.options();
-        let https = target.scheme_str() == Some("https");
-        let authority = target.authority();
-        let verified = !authority.is_some_and(|authority| is_listed(&options.insecure, authority));
-        let proxy = if https {
-            &options.proxy.https
-        } else {
-            &options.proxy.http
-        };
-        let direct =
-            is_loopback(host(target)) || is_bypassed(&options.proxy.no_proxy, host(target));
-        let proxy = proxy
-            .as_deref()
-            .filter(|proxy| !proxy.is_empty() && !direct);
-        let route = Route {
-            https,
-            verified,
-            proxied: proxy.is_some(),
-        };
-        let mut agents = self
-            .shared
-            .agents
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        if let Some(agent) = agents.get(&route) {
-            return Ok(agent.clone());
-        }
-        let agent = new_agent(options, route, proxy)?;
-        agents.insert(route, agent.clone());
-        Ok(agent)
     }
 }
 
@@ -569,75 +364,6 @@ fn with_headers<S>(
     }
     // What is stored is what is hashed: no transfer in another encoding.
     builder.header("Accept-Encoding", "identity")
-}
-
-fn new_agent(
-    options: &HttpOptions,
-    route: Route,
-    proxy: Option<&str>,
-) -> Result<ureq::Agent, HttpError> {
-    let proxy = match proxy {
-        None => None,
-        Some(url) => Some(ureq::Proxy::new(url).map_err(|error| HttpError::Url {
-            url: without_userinfo(url),
-            reason: format!("unusable as a proxy: {error}"),
-        })?),
-    };
-    let tls = TlsConfig::builder().disable_verification(!route.verified);
-    let tls = if route.https && route.verified {
-        tls.root_certs(RootCerts::Specific(Arc::new(root_certificates(
-            &options.ca_files,
-        )?)))
-    } else {
-        tls
-    };
-    let config = ureq::Agent::config_builder()
-        .http_status_as_error(false)
-        .max_redirects(0)
-        .proxy(proxy)
-        .user_agent(&options.user_agent)
-        .tls_config(tls.build())
-        .timeout_resolve(Some(options.timeout_connect))
-        .timeout_connect(Some(options.timeout_connect))
-        .timeout_per_read(Some(options.timeout_idle))
-        .timeout_per_write(Some(options.timeout_idle))
-        .timeout_recv_response(Some(options.timeout_idle * 2))
-        .max_idle_connections_per_host(8)
-        .build();
-    Ok(config.into())
-}
-
-fn root_certificates(ca_files: &[PathBuf]) -> Result<Vec<Certificate<'static>>, HttpError> {
-    // Errors of single system files are not fatal: a host without a store still has `ca_files`,
-    // and a handshake that lacks its root fails by name.
-    let system = rustls_native_certs::load_native_certs().certs;
-    let mut roots: Vec<_> = system
-        .iter()
-        .map(|der| Certificate::from_der(der).to_owned())
-        .collect();
-    for path in ca_files {
-        let bad = |reason: String| HttpError::CaFile {
-            path: path.clone(),
-            reason,
-        };
-        let file = std::fs::File::open(path).map_err(|error| bad(error.to_string()))?;
-        let mut pem = Vec::new();
-        file.take(CA_FILE_SIZE_MAX)
-            .read_to_end(&mut pem)
-            .map_err(|error| bad(error.to_string()))?;
-        let before = roots.len();
-        for item in parse_pem(&pem) {
-            match item {
-                Ok(PemItem::Certificate(certificate)) => roots.push(certificate),
-                Ok(_) => {}
-                Err(error) => return Err(bad(format!("not valid PEM: {error}"))),
-            }
-        }
-        if roots.len() == before {
-            return Err(bad("holds no PEM certificate".to_owned()));
-        }
-    }
-    Ok(roots)
 }
 
 fn finish(
@@ -701,162 +427,4 @@ fn range_start(value: &str) -> Option<u64> {
         .trim()
         .parse()
         .ok()
-}
-
-/// Turns ureq's errors into ours, deciding what is worth another attempt.
-pub(super) fn connection(url: String, error: ureq::Error) -> HttpError {
-    use ConnectionFailure::{Broken, Fatal, Tls, Unreachable};
-    let kind = match &error {
-        ureq::Error::HostNotFound | ureq::Error::ConnectionFailed => Unreachable,
-        ureq::Error::Io(cause) => match cause.kind() {
-            io::ErrorKind::ConnectionRefused
-            | io::ErrorKind::HostUnreachable
-            | io::ErrorKind::NetworkUnreachable => Unreachable,
-            // rustls reports through complete_io as InvalidData.
-            io::ErrorKind::InvalidData => Tls,
-            _ => Broken,
-        },
-        ureq::Error::Tls(_) | ureq::Error::Rustls(_) => Tls,
-        ureq::Error::Timeout(_) | ureq::Error::BodyStalled => Broken,
-        _ => Fatal,
-    };
-    let cause = match error {
-        ureq::Error::Io(cause) => cause.to_string(),
-        ureq::Error::Timeout(at) => format!("no answer in time ({at})"),
-        other => other.to_string(),
-    };
-    HttpError::Connection {
-        url,
-        cause,
-        kind,
-        attempts: 1,
-    }
-}
-
-fn parse_url(text: &str) -> Result<Uri, HttpError> {
-    let bad = |reason: &str| HttpError::Url {
-        url: without_userinfo(text),
-        reason: reason.to_owned(),
-    };
-    let url: Uri = text.parse().map_err(|_| bad("not a URL"))?;
-    if !matches!(url.scheme_str(), Some("http" | "https")) {
-        return Err(bad("not an http or https URL"));
-    }
-    if host(&url).is_empty() {
-        return Err(bad("names no host"));
-    }
-    Ok(url)
-}
-
-/// Returns the URL that a redirect's `Location` leads to (RFC 3986, 5.2, for http URLs).
-fn redirected(from: &Uri, headers: &HeaderMap) -> Result<Uri, HttpError> {
-    let bad = |reason: String| HttpError::Answer {
-        url: shown(from),
-        reason,
-    };
-    let location = headers
-        .get("location")
-        .and_then(|value| value.to_str().ok());
-    let Some(location) = location.map(|text| text.split('#').next().unwrap_or_default()) else {
-        return Err(bad("a redirect without a location".to_owned()));
-    };
-    let scheme = from.scheme_str().unwrap_or_default();
-    let authority = from.authority().map_or("", Authority::as_str);
-    let text = if location.contains("://") {
-        location.to_owned()
-    } else if location.starts_with("//") {
-        format!("{scheme}:{location}")
-    } else if location.starts_with('/') {
-        format!("{scheme}://{authority}{location}")
-    } else {
-        let directory = from
-            .path()
-            .rsplit_once('/')
-            .map_or("", |(directory, _)| directory);
-        format!("{scheme}://{authority}{directory}/{location}")
-    };
-    let target = parse_url(&text).map_err(|_| bad("a redirect to no http URL".to_owned()))?;
-    if scheme == "https" && target.scheme_str() != Some("https") {
-        return Err(bad(format!("a redirect from https to {}", shown(&target))));
-    }
-    Ok(target)
-}
-
-fn same_origin(one: &Uri, other: &Uri) -> bool {
-    one.scheme() == other.scheme()
-        && host(one).eq_ignore_ascii_case(host(other))
-        && port(one) == port(other)
-}
-
-fn port(url: &Uri) -> u16 {
-    url.port_u16()
-        .unwrap_or(if url.scheme_str() == Some("https") {
-            443
-        } else {
-            80
-        })
-}
-
-fn host(url: &Uri) -> &str {
-    url.host().unwrap_or_default()
-}
-
-/// Prints a URL without what may be secret: user, password and query (signed URLs).
-fn shown(url: &Uri) -> String {
-    let authority = url.authority().map_or("", Authority::as_str);
-    let authority = authority
-        .rsplit_once('@')
-        .map_or(authority, |(_, host)| host);
-    format!(
-        "{}://{authority}{}",
-        url.scheme_str().unwrap_or_default(),
-        url.path()
-    )
-}
-
-fn without_userinfo(text: &str) -> String {
-    match text.split_once("://") {
-        Some((scheme, rest)) => {
-            let end = rest.find('/').unwrap_or(rest.len());
-            let start = rest[..end].rfind('@').map_or(0, |at| at + 1);
-            format!("{scheme}://{}", &rest[start..])
-        }
-        None => text.to_owned(),
-    }
-}
-
-/// Tells whether `host` (a name or an address, without port) is this machine.
-#[must_use]
-pub fn is_loopback(host: &str) -> bool {
-    let host = host.trim_start_matches('[').trim_end_matches(']');
-    host.eq_ignore_ascii_case("localhost")
-        || host
-            .parse::<std::net::IpAddr>()
-            .is_ok_and(|address| address.is_loopback())
-}
-
-/// Tells whether a list of `host` or `host:port` names `authority`.
-pub(super) fn is_listed(list: &[String], authority: &Authority) -> bool {
-    let text = authority.as_str();
-    let text = text.rsplit_once('@').map_or(text, |(_, host)| host);
-    list.iter().any(|entry| {
-        entry.eq_ignore_ascii_case(text) || entry.eq_ignore_ascii_case(authority.host())
-    })
-}
-
-fn is_bypassed(list: &[String], host: &str) -> bool {
-    let host = host.to_ascii_lowercase();
-    list.iter().any(|entry| {
-        let name = entry
-            .trim()
-            .trim_start_matches("*.")
-            .trim_start_matches('.')
-            .to_ascii_lowercase();
-        name == "*"
-            || (!name.is_empty()
-                && (host == name
-                    || host
-                        .strip_suffix(&name)
-                        .is_some_and(|rest| rest.ends_with('.'))))
-    })
 }

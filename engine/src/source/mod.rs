@@ -3,7 +3,7 @@
 //! Enters: a reference and a platform. Leaves: the manifest of one image, and its layers as
 //! streams. Nothing in here knows what a layer holds.
 //!
-//! In reading order: [`reference`] is what stands after `image:`; [`registry`], [`oci_layout`] and
+//! In reading order: [`image_name`] is what stands after `image:`; [`registry`], [`oci_layout`] and
 //! [`docker_archive`] are the [`ImageSource`]s; [`manifest`] and [`platform`] parse and choose;
 //! [`http`], [`download`] and [`credentials`] are how bytes travel; [`error`] is what goes wrong.
 
@@ -17,6 +17,7 @@ mod endpoint;
 pub mod error;
 mod exact;
 pub mod http;
+pub mod image_name;
 pub mod manifest;
 pub mod oci_layout;
 pub mod platform;
@@ -31,9 +32,10 @@ use std::path::PathBuf;
 pub use credentials::{Credential, Credentials};
 pub use endpoint::Mirror;
 pub use error::{SourceError, SourceErrorKind};
+pub use image_name::ImageName;
 pub use manifest::{LayerDescriptor, ResolvedImage};
 pub use platform::Platform;
-pub use reference::{ImageName, Reference};
+pub use reference::{Reference, ReferenceError};
 
 use crate::digest::Sha256;
 

@@ -42,8 +42,10 @@ pub use oci::{
 pub use position::{Position, Spanned};
 pub use yaml::{DEPTH_MAX, EXPANSION_MAX, NODES_MAX, TEXT_MAX_BYTES};
 
+pub(crate) use error::ErrorList;
+pub(crate) use nearest::nearest;
+
 use decode::{Decoder, Fields, Path};
-use error::ErrorList;
 use position::Source;
 
 impl Spec {
@@ -95,7 +97,11 @@ fn text(bytes: &[u8], file: &str) -> Result<Arc<Source>, SpecErrors> {
         return Err(Position::new(&source, 0..1).error(message).into());
     }
     match std::str::from_utf8(bytes) {
-        Ok(text) => Ok(Source::new(file, text)),
+        // A byte-order mark is no column to count.
+        Ok(text) => Ok(Source::new(
+            file,
+            text.strip_prefix('\u{feff}').unwrap_or(text),
+        )),
         Err(error) => {
             let offset = error.valid_up_to();
             let source = Source::new(file, &String::from_utf8_lossy(bytes));

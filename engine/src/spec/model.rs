@@ -50,8 +50,8 @@ pub enum ImageSource {
 /// `debian:` in place of an image.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Debian {
-    /// Suite or code name, such as `bookworm`.
-    pub suite: Spanned<String>,
+    /// Suite or code name, such as `bookworm`; the host's own release without it.
+    pub suite: Option<Spanned<String>>,
     /// What to install, as for `apt-get install`: `NAME`, `NAME:ARCH` or `NAME=VERSION`. Not empty.
     pub packages: Vec<Spanned<String>>,
     /// Base URL of a mirror; the host's own sources without it.

@@ -2,7 +2,7 @@
 
 /// Returns the candidate nearest to `word`: same but for case, a prefix either way, or a few edits
 /// away. Ties go to the earlier candidate.
-pub(super) fn nearest<'a>(word: &str, candidates: &[&'a str]) -> Option<&'a str> {
+pub(crate) fn nearest<'a>(word: &str, candidates: &[&'a str]) -> Option<&'a str> {
     let word = word.to_lowercase();
     // A hint for something absurdly long helps nobody, and the distance is quadratic.
     if word.len() > 64 {

@@ -168,7 +168,7 @@ fn reference(
 
 fn debian(decoder: &mut Decoder<'_>, node: &Node, path: &Path<'_>) -> Option<Debian> {
     let mut fields = Fields::open(decoder, node, path)?;
-    let suite = fields.required("suite", |d, n, p| d.parsed(n, p, grammar::suite));
+    let suite = fields.field("suite", |d, n, p| d.parsed(n, p, grammar::suite));
     let packages = fields.required("packages", |d, n, p| {
         if matches!(&n.value, Value::List(items) if items.is_empty()) {
             d.report(&n.range, p, "no package is named");
@@ -181,7 +181,7 @@ fn debian(decoder: &mut Decoder<'_>, node: &Node, path: &Path<'_>) -> Option<Deb
     let keyring = fields.field("keyring", Decoder::string);
     fields.close();
     Some(Debian {
-        suite: suite?,
+        suite,
         packages: packages?.value,
         mirror,
         keyring,

@@ -64,6 +64,10 @@ pub(super) fn load(source: &Arc<Source>) -> Result<Option<Rc<Node>>, SpecErrors>
             loader.errors.push(|| error);
             break;
         }
+        // The rest would only cost time: each error looks its line up.
+        if loader.errors.is_full() {
+            break;
+        }
     }
     loader.errors.finish()?;
     Ok(loader.root)

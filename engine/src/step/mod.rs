@@ -4,8 +4,16 @@
 //! needs, is asked again when that is there, and so the graph grows while it runs; when it needs
 //! nothing more it gives its key and its work. [`scheduler`] does the rest.
 
+pub(crate) mod components;
+pub mod debian;
 pub mod generated;
+pub mod image;
+pub mod kernel;
+mod modules;
+pub mod root;
 pub mod scheduler;
+pub(crate) mod segment;
+pub mod system;
 
 use std::error::Error;
 use std::sync::Arc;
@@ -187,5 +195,13 @@ impl StepError {
             cause = error.source();
         }
         None
+    }
+}
+
+/// A result that is one tree.
+pub(crate) fn tree_action((tree, size): (Digest, u64)) -> Action {
+    Action {
+        outputs: vec![("tree".into(), tree, size)],
+        ..Action::default()
     }
 }

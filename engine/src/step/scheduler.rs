@@ -213,14 +213,12 @@ impl Worker<'_> {
     }
 }
 
-/// Returns what the cache knows of a key, when all its objects are there.
+/// Returns what the cache knows of a key, when all its objects are there and whole.
 fn lookup(cache: &Cache, key: &Key) -> Result<Option<Action>, kiln_cache::CacheError> {
-    Ok(cache.action(key)?.filter(|action| {
-        action
-            .outputs
-            .iter()
-            .all(|(_, digest, _)| cache.has_object(digest))
-    }))
+    let Some(action) = cache.action(key)? else {
+        return Ok(None);
+    };
+    Ok(cache.sound(&action)?.then_some(action))
 }
 
 struct Loop<'a> {

@@ -509,9 +509,7 @@ impl Parser {
                 pairs.ok_or_else(|| self.error("GNU.sparse.map is not a list of numbers"))?;
             return self.begin_sparse(data, sink);
         }
-        self.state = State::Data {
-            left: round_up(stored),
-        };
+        self.state = State::Data { left: stored };
         if stored == 0 {
             self.state = State::Header;
             self.complete(sink)?;
@@ -591,9 +589,7 @@ impl Parser {
             self.state = State::Header;
             return self.complete(sink);
         }
-        self.state = State::Data {
-            left: round_up(stored),
-        };
+        self.state = State::Data { left: stored };
         Ok(())
     }
 

@@ -204,7 +204,7 @@ fn truth(values: &[&str]) -> bool {
             .iter()
             .any(|word| value.eq_ignore_ascii_case(word))
     };
-    !values.iter().any(|value| no(value))
+    !values.iter().any(no)
 }
 
 fn malformed(place: &str, why: impl Into<String>) -> AptError {

@@ -256,7 +256,8 @@ mod tests {
     #[test]
     fn every_cut_is_an_error() {
         let deb = build("zstd");
-        for cut in 0..deb.len() {
+        // Without its last byte, which may be padding, it is still whole, only another.
+        for cut in 0..deb.len() - 1 {
             let cut = &deb[..cut];
             let result = DataTar::open(cut, Sha256::of(cut), cut.len() as u64).map(DataTar::finish);
             assert!(!matches!(result, Ok(Ok(()))), "cut at {}", cut.len());

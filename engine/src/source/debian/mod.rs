@@ -16,6 +16,7 @@
 
 pub mod apt;
 pub mod deb;
+pub mod finish;
 pub mod inflate;
 pub mod packages;
 pub mod relation;

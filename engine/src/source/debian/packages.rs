@@ -308,7 +308,6 @@ fn as_str(bytes: &[u8]) -> &str {
 pub struct Builder {
     index: Index,
     fields: [Vec<u8>; KEPT.len()],
-    order: Vec<u32>,
 }
 
 impl Builder {
@@ -425,8 +424,6 @@ impl Builder {
             return Err(Fault::TooLarge);
         }
         let length = u32::try_from(text.len()).map_err(|_| Fault::TooLarge)? - record.at;
-        self.order
-            .push(u32::try_from(self.order.len()).map_err(|_| Fault::TooLarge)?);
         self.index.records.push(Record { length, ..record });
         Ok(())
     }
@@ -493,7 +490,10 @@ fn check(fields: &[Vec<u8>; KEPT.len()]) -> Result<[&str; 3], Fault> {
         let Ok(text) = std::str::from_utf8(value) else {
             return fault(format!("{name} is not UTF-8"));
         };
-        if text.contains(|c: char| c.is_control() && c != '\t') {
+        if text
+            .bytes()
+            .any(|byte| (byte < b' ' && byte != b'\t') || byte == 0x7f)
+        {
             return fault(format!("{name} has a control character"));
         }
     }
@@ -704,7 +704,7 @@ mod tests {
         for cut in 0..bytes.len() {
             assert!(Index::from_bytes(&bytes[..cut]).is_err(), "cut at {cut}");
         }
-        let mut more = bytes.clone();
+        let mut more = bytes;
         more.push(0);
         assert!(Index::from_bytes(&more).is_err());
     }

@@ -568,12 +568,12 @@ SHA256:
         gpg.key("two", "ed25519", &[], "never");
         let (one, two) = (gpg.export("one", false), gpg.export("two", true));
         let signed = gpg.sign(TEXT, &["-u", "one", "-u", "two"]);
-        let both = [one.clone(), two.clone()];
+        let both = [one, two];
         for keys in [&both[..], &both[..1], &both[1..]] {
             assert_eq!(verify(&signed, &ring(keys), now()).unwrap(), TEXT);
             assert!(gpgv(gpg.0.path(), &signed, keys));
         }
-        let text = String::from_utf8(signed.clone()).unwrap();
+        let text = String::from_utf8(signed).unwrap();
         let tampered = [
             text.replace("oldstable", "stable"),
             text.replace("- - a line", "- - b line"),

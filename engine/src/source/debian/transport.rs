@@ -157,7 +157,7 @@ impl Read for Resuming<'_> {
 }
 
 #[cfg(test)]
-pub(super) mod testing {
+pub(crate) mod testing {
     //! Transports for tests: the real network, and one in memory that can be made to fail.
 
     use std::collections::BTreeMap;

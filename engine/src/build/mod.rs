@@ -1,0 +1,327 @@
+//! The front door: one request, one report.
+//!
+//! Enters: YAML files and options, as a person gave them, with every default that comes from the
+//! environment already filled in by the caller. Leaves: outputs on disk and a [`Report`].
+
+mod fresh;
+mod plan;
+mod write;
+
+use std::io::{self, Write};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::{Duration, Instant};
+
+use kiln_cache::{Cache, CacheError};
+
+use crate::event::Listener;
+use crate::format::FormatError;
+use crate::lockfile::{Lock, LockError};
+use crate::spec::{SpecError, SpecErrors};
+use crate::step::scheduler::{Graph, RunError, run as run_graph};
+use crate::step::system::System;
+use crate::step::{Step, StepError};
+
+/// Times a build starts over because the cache lost an object meanwhile.
+const ATTEMPTS: usize = 3;
+
+/// What to write.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Format {
+    /// `NAME.tar`: the root file system.
+    Tar,
+    /// `NAME-kernel`, `NAME-initrd.img`, `NAME-cmdline`.
+    KernelInitrd,
+    /// `NAME-initrd.tar`: kernel, initrd.img, cmdline and ucode.cpio in a tar.
+    TarKernelInitrd,
+}
+
+impl Format {
+    /// All formats, in the order people read them.
+    pub const ALL: [Self; 3] = [Self::Tar, Self::KernelInitrd, Self::TarKernelInitrd];
+
+    /// Returns LinuxKit's name of the format.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Tar => "tar",
+            Self::KernelInitrd => "kernel+initrd",
+            Self::TarKernelInitrd => "tar-kernel-initrd",
+        }
+    }
+}
+
+/// Where outputs go.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Destination {
+    /// `DIR/NAME…`, one or more files per format.
+    Directory {
+        /// The directory; must exist.
+        directory: PathBuf,
+        /// The prefix of all names.
+        name: String,
+    },
+    /// One file, for a format of one file.
+    File(PathBuf),
+    /// Standard output, for a format of one file.
+    Stdout,
+}
+
+/// How registries and mirrors are reached, and with whose credentials.
+#[derive(Debug, Clone, Default)]
+pub struct Network {
+    /// Registries (`host` or `host:port`) that may speak plain http or show any certificate.
+    pub insecure_registries: Vec<String>,
+    /// PEM files of further certificate authorities.
+    pub ca_files: Vec<PathBuf>,
+    /// Docker's `config.json`, for credentials.
+    pub docker_config: Option<PathBuf>,
+    /// The home directory, for paths that begin with `~/`.
+    pub home: Option<PathBuf>,
+    /// `http_proxy`, `https_proxy`, `no_proxy`, as the environment has them.
+    pub http_proxy: Option<String>,
+    /// See `http_proxy`.
+    pub https_proxy: Option<String>,
+    /// See `http_proxy`.
+    pub no_proxy: Option<String>,
+}
+
+/// One build.
+#[derive(Debug, Clone)]
+pub struct Request {
+    /// The YAML files, in order.
+    pub files: Vec<PathBuf>,
+    /// What to write.
+    pub formats: Vec<Format>,
+    /// Where to.
+    pub destination: Destination,
+    /// The architecture, in Go's spelling: `amd64`, `arm64`, `riscv64`.
+    pub architecture: String,
+    /// The cache directory.
+    pub cache: PathBuf,
+    /// Whether tags and package indexes are looked up anew.
+    pub pull: bool,
+    /// `init: [kiln]`: the static kiln-init binary for `architecture`, when this kiln carries one.
+    pub guest: Option<&'static [u8]>,
+    /// Registries and mirrors.
+    pub network: Network,
+    /// Identifies the program: another program rebuilds rather than trusts an old stamp.
+    pub program: String,
+}
+
+/// One file that was written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OutputFile {
+    /// Its path; `-` for standard output.
+    pub path: PathBuf,
+    /// `tar`, `kernel`, `initrd`, `cmdline`.
+    pub role: String,
+    /// Its size in bytes.
+    pub bytes: u64,
+    /// Bytes that had to be written; the rest stayed where it was.
+    pub written: u64,
+}
+
+/// What a build did.
+#[derive(Debug, Clone, Default)]
+pub struct Report {
+    /// The outputs, in the order of formats.
+    pub outputs: Vec<OutputFile>,
+    /// Nothing had to be done.
+    pub up_to_date: bool,
+    /// Steps taken from the cache and steps done, when any were looked at.
+    pub cached: usize,
+    /// See `cached`.
+    pub ran: usize,
+    /// The kernel's command line, when there is a kernel.
+    pub cmdline: Option<String>,
+    /// The graph, when it was walked.
+    pub graph: Graph,
+    /// How long it took.
+    pub duration: Duration,
+}
+
+/// Why there is no output. Earlier outputs are as they were, finished steps stay cached.
+#[derive(Debug, thiserror::Error)]
+pub enum BuildError {
+    /// The YAML is wrong.
+    #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))]
+    Spec(Vec<SpecError>),
+    /// A step failed.
+    #[error(transparent)]
+    Step(#[from] StepError),
+    /// The caller gave up.
+    #[error("interrupted")]
+    Cancelled,
+    /// An output cannot be written; `-` is standard output.
+    #[error("cannot write {}: {source}", path.display())]
+    Output {
+        /// The output.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// A file that the caller named cannot be read.
+    #[error("cannot read {}: {source}", path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The lock file is none.
+    #[error("{}: {source}", path.display())]
+    Lock {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        source: LockError,
+    },
+    /// The cache cannot be used.
+    #[error(transparent)]
+    Cache(#[from] CacheError),
+    /// The request contradicts itself.
+    #[error("{message}")]
+    Usage {
+        /// What is wrong.
+        message: String,
+        /// What to do about it.
+        hint: Option<String>,
+    },
+}
+
+impl From<SpecErrors> for BuildError {
+    fn from(errors: SpecErrors) -> Self {
+        Self::Spec(errors.errors().to_vec())
+    }
+}
+
+impl From<RunError> for BuildError {
+    fn from(error: RunError) -> Self {
+        match error {
+            RunError::Step(error) => Self::Step(error),
+            RunError::Cancelled => Self::Cancelled,
+        }
+    }
+}
+
+impl From<FormatError> for BuildError {
+    fn from(error: FormatError) -> Self {
+        match error {
+            FormatError::Cache(error) => Self::Cache(error),
+            FormatError::Output { path, source, .. } => Self::Output { path, source },
+            FormatError::Stream(source) => Self::Output {
+                path: "-".into(),
+                source,
+            },
+            other => Self::Step(StepError::new("output", other)),
+        }
+    }
+}
+
+impl BuildError {
+    fn output(path: &std::path::Path) -> impl FnOnce(io::Error) -> Self {
+        let path = path.to_owned();
+        move |source| Self::Output { path, source }
+    }
+
+    fn file(path: &std::path::Path) -> impl FnOnce(io::Error) -> Self {
+        let path = path.to_owned();
+        move |source| Self::File { path, source }
+    }
+
+    fn usage(message: impl Into<String>, hint: &str) -> Self {
+        Self::Usage {
+            message: message.into(),
+            hint: Some(hint.to_owned()),
+        }
+    }
+
+    fn lost_object(&self) -> bool {
+        match self {
+            Self::Step(error) => error.lost_object().is_some(),
+            Self::Cache(error) => matches!(error, CacheError::MissingObject(_)),
+            _ => false,
+        }
+    }
+}
+
+/// Builds. An unchanged system costs a stat of its inputs and outputs, and nothing else.
+///
+/// # Errors
+/// Whatever keeps the outputs from being made.
+pub fn run(
+    request: &Request,
+    listener: &dyn Listener,
+    cancel: &AtomicBool,
+    stdout: &mut dyn Write,
+) -> Result<Report, BuildError> {
+    let began = Instant::now();
+    write::check(request)?;
+    if let Some(mut report) = fresh::fresh(request) {
+        report.duration = began.elapsed();
+        return Ok(report);
+    }
+    let cache = Cache::open(&request.cache)?;
+    let mut attempt = 1;
+    loop {
+        match once(request, &cache, listener, cancel, stdout) {
+            // A damaged object was set aside when it was found: its step runs again.
+            Err(error) if error.lost_object() && attempt < ATTEMPTS => attempt += 1,
+            Err(error) => return Err(error),
+            Ok(mut report) => {
+                report.duration = began.elapsed();
+                return Ok(report);
+            }
+        }
+    }
+}
+
+fn once(
+    request: &Request,
+    cache: &Cache,
+    listener: &dyn Listener,
+    cancel: &AtomicBool,
+    stdout: &mut dyn Write,
+) -> Result<Report, BuildError> {
+    let mut planned = plan::plan(request, listener)?;
+    let root: Arc<dyn Step> = Arc::new(System::new(planned.plan.clone()));
+    let (result, graph) = run_graph(cache, listener, cancel, &root)?;
+    let outputs = write::write(request, cache, listener, &result, stdout)?;
+    let mut report = Report {
+        outputs,
+        cmdline: planned.cmdline(),
+        ..Report::default()
+    };
+    for node in graph.nodes.iter().filter(|node| node.key.is_some()) {
+        match node.outcome {
+            Some(crate::event::Outcome::Cached) => report.cached += 1,
+            _ => report.ran += 1,
+        }
+    }
+    fresh::remember(request, cache, &mut planned.inputs, &report)?;
+    report.graph = graph;
+    Ok(report)
+}
+
+/// Writes the lock file: what the YAML's names mean now. Returns its path.
+///
+/// # Errors
+/// Whatever keeps a name from being resolved, or the file from being written.
+pub fn lock(
+    request: &Request,
+    listener: &dyn Listener,
+    cancel: &AtomicBool,
+) -> Result<PathBuf, BuildError> {
+    let cache = Cache::open(&request.cache)?;
+    // What is there already does not count: it is to be renewed.
+    let request = Request {
+        pull: true,
+        ..request.clone()
+    };
+    let planned = plan::plan_with(&request, listener, &Lock::default())?;
+    let lock = plan::resolve(&planned.plan, &cache, listener, cancel)?;
+    write::replace(&planned.lock_path, lock.render().as_bytes())?;
+    Ok(planned.lock_path)
+}

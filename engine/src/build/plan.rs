@@ -1,0 +1,539 @@
+//! From what was written to what is meant: every image an origin, every host file a digest.
+//!
+//! Enters: a request. Leaves: a [`Plan`] and the list of files it was made from. The network is
+//! not asked here.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use kiln_cache::FileStamp;
+use kiln_cache::{Action, Cache, Digest, Key, KeyBuilder};
+
+use super::fresh::Inputs;
+use super::{BuildError, Request};
+use crate::event::{Event, Listener};
+use crate::lockfile::{Lock, LockedImage, LockedPackages};
+use crate::source::credentials::Credentials;
+use crate::source::debian::DebianRequest;
+use crate::source::docker_archive::DockerArchive;
+use crate::source::http::{Http, HttpOptions, ProxyOptions};
+use crate::source::oci_layout::OciLayout;
+use crate::source::registry::{Registry, RegistryOptions};
+use crate::source::{ImageName, Platform};
+use crate::spec::{
+    Debian, ImageSource, InitEntry, Position, Section, Spanned, Spec, SpecError, VolumeFormat,
+};
+use crate::step::debian::Packages;
+use crate::step::image::{Image, Resolve};
+use crate::step::kernel::Kernel;
+use crate::step::root::{Origin, Source};
+use crate::step::scheduler::run as run_graph;
+use crate::step::system::{Init, Plan};
+use crate::step::{Next, Results, Step, StepError};
+use crate::system::files::{FileKind, file_nodes};
+use crate::system::ids::Ids;
+use crate::system::metadata::metadata;
+use crate::tree::TreePath;
+use crate::tree::directory;
+use crate::tree::generate::{Body, Node};
+
+/// A description is a few kilobytes.
+const YAML_MAX_BYTES: u64 = 16 << 20;
+
+/// A plan and what it was made from.
+pub(super) struct Planned {
+    pub(super) plan: Arc<Plan>,
+    pub(super) inputs: Inputs,
+    /// Where the lock is, or is to be.
+    pub(super) lock_path: PathBuf,
+}
+
+impl Planned {
+    pub(super) fn cmdline(&self) -> Option<String> {
+        self.plan
+            .kernel
+            .as_ref()
+            .map(|kernel| kernel.cmdline.clone())
+    }
+}
+
+/// Plans a request, honouring its lock when there is one.
+pub(super) fn plan(request: &Request, listener: &dyn Listener) -> Result<Planned, BuildError> {
+    let path = lock_path(request)?;
+    let mut inputs = Inputs::default();
+    let lock = match FileStamp::read(&path, YAML_MAX_BYTES) {
+        Ok((stamp, bytes)) => {
+            inputs.files.push(stamp);
+            let text = String::from_utf8_lossy(&bytes);
+            Lock::parse(&text).map_err(|source| BuildError::Lock {
+                path: path.clone(),
+                source,
+            })?
+        }
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            inputs.absent.push(path);
+            Lock::default()
+        }
+        Err(error) => return Err(BuildError::file(&path)(error)),
+    };
+    let mut planned = plan_with(request, listener, &lock)?;
+    planned.inputs.files.extend(inputs.files);
+    planned.inputs.absent.extend(inputs.absent);
+    Ok(planned)
+}
+
+/// Returns `NAME.lock` beside the last YAML, which is the one that names the system.
+fn lock_path(request: &Request) -> Result<PathBuf, BuildError> {
+    let Some(last) = request.files.last() else {
+        return Err(BuildError::usage(
+            "no YAML file is given",
+            "kiln build FILE.yml",
+        ));
+    };
+    std::path::absolute(last)
+        .map(|path| path.with_extension("lock"))
+        .map_err(BuildError::file(last))
+}
+
+/// Plans a request with this lock.
+pub(super) fn plan_with(
+    request: &Request,
+    listener: &dyn Listener,
+    lock: &Lock,
+) -> Result<Planned, BuildError> {
+    let mut inputs = Inputs::default();
+    let spec = read(request, &mut inputs)?;
+    for warning in &spec.warnings {
+        listener.event(&Event::Warning(format!("{}: {warning}", warning.at())));
+    }
+    let mut planner = Planner::new(request, lock, &mut inputs);
+    let plan = planner.plan(spec)?;
+    Ok(Planned {
+        plan: Arc::new(plan),
+        inputs,
+        lock_path: lock_path(request)?,
+    })
+}
+
+fn read(request: &Request, inputs: &mut Inputs) -> Result<Spec, BuildError> {
+    let mut whole: Option<Spec> = None;
+    for file in &request.files {
+        let absolute = std::path::absolute(file).map_err(BuildError::file(file))?;
+        let (stamp, bytes) =
+            FileStamp::read(&absolute, YAML_MAX_BYTES).map_err(BuildError::file(file))?;
+        inputs.files.push(stamp);
+        let spec = Spec::parse(&bytes, &file.display().to_string())?;
+        match &mut whole {
+            None => whole = Some(spec),
+            Some(whole) => whole.append(spec)?,
+        }
+    }
+    Ok(whole.unwrap_or_default())
+}
+
+struct Planner<'a> {
+    request: &'a Request,
+    lock: &'a Lock,
+    inputs: &'a mut Inputs,
+    platform: Platform,
+    http: Http,
+    registry: Registry,
+    now: i64,
+}
+
+impl<'a> Planner<'a> {
+    fn new(request: &'a Request, lock: &'a Lock, inputs: &'a mut Inputs) -> Self {
+        let network = &request.network;
+        let no_proxy = network.no_proxy.as_deref().unwrap_or_default().split(',');
+        let http = Http::new(HttpOptions {
+            ca_files: network.ca_files.clone(),
+            insecure: network.insecure_registries.clone(),
+            proxy: ProxyOptions {
+                http: network.http_proxy.clone(),
+                https: network.https_proxy.clone(),
+                no_proxy: no_proxy
+                    .map(str::trim)
+                    .filter(|host| !host.is_empty())
+                    .map(str::to_owned)
+                    .collect(),
+            },
+            ..HttpOptions::default()
+        });
+        let credentials = network
+            .docker_config
+            .clone()
+            .map(Credentials::from_file)
+            .unwrap_or_default();
+        let registry = Registry::new(
+            http.clone(),
+            RegistryOptions {
+                credentials,
+                ..RegistryOptions::default()
+            },
+        );
+        let now = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .map_or(0, |now| now.as_secs());
+        Self {
+            request,
+            lock,
+            inputs,
+            platform: Platform::new("linux", &request.architecture, None),
+            http,
+            registry,
+            now: i64::try_from(now).unwrap_or(i64::MAX),
+        }
+    }
+
+    fn plan(&mut self, spec: Spec) -> Result<Plan, BuildError> {
+        let ids = Ids::assign(&spec);
+        let files = self.files(&spec, &ids)?;
+        let kernel = match spec
+            .kernel
+            .as_ref()
+            .and_then(|kernel| Some((kernel, kernel.image.as_ref()?)))
+        {
+            None => None,
+            Some((kernel, image)) => {
+                let debian = matches!(image.value, ImageSource::Debian(_));
+                Some(Arc::new(Kernel {
+                    origin: self.origin(image)?,
+                    debian,
+                    cmdline: kernel.cmdline_text().to_owned(),
+                    binary: kernel
+                        .binary
+                        .as_ref()
+                        .map(|name| name.value.clone())
+                        .filter(|name| !name.is_empty()),
+                    tar: kernel.tar_name().map(str::to_owned).filter(|_| !debian),
+                    ucode: kernel.ucode_name().map(str::to_owned),
+                    modules: kernel.modules.as_ref().map(|modules| modules.value.clone()),
+                }))
+            }
+        };
+        let mut init = Vec::new();
+        for entry in &spec.init {
+            init.push(match &entry.value {
+                InitEntry::Kiln => Init::Kiln(self.request.guest.ok_or_else(|| {
+                    let message = format!(
+                        "this kiln carries no init for {}",
+                        self.request.architecture
+                    );
+                    one(&entry.at, message)
+                })?),
+                InitEntry::Image(image) => Init::Origin(self.image(image, &entry.at)?),
+            });
+        }
+        let mut containers = BTreeMap::new();
+        for section in Section::ALL {
+            let origins: Result<Vec<_>, _> = spec
+                .containers(section)
+                .iter()
+                .map(|container| self.origin(&container.image))
+                .collect();
+            containers.insert(section, origins?);
+        }
+        let mut volumes = Vec::new();
+        for volume in &spec.volumes {
+            if let Some(format) = volume
+                .format
+                .as_ref()
+                .filter(|format| format.value == VolumeFormat::Oci)
+            {
+                return Err(one(&format.at, "volumes that hold an OCI layout are not supported yet; remove format: oci to hold the files".into()));
+            }
+            volumes.push(
+                volume
+                    .image
+                    .as_ref()
+                    .map(|image| self.origin(image))
+                    .transpose()?,
+            );
+        }
+        let formats = self.request.formats.clone();
+        Ok(Plan {
+            spec,
+            ids,
+            kernel,
+            init,
+            containers,
+            volumes,
+            files,
+            formats,
+        })
+    }
+
+    fn origin(&mut self, image: &Spanned<ImageSource>) -> Result<Origin, BuildError> {
+        self.image(&image.value, &image.at)
+    }
+
+    fn image(&mut self, image: &ImageSource, at: &Position) -> Result<Origin, BuildError> {
+        match image {
+            ImageSource::Image(text) => self.named(text, at),
+            ImageSource::Debian(debian) => self.debian(debian, at),
+            ImageSource::Package(path) => Err(one(
+                at,
+                format!(
+                    "@pkg:{path}: kiln does not build packages yet; build it and name its image"
+                ),
+            )),
+        }
+    }
+
+    /// Returns the directory that relative paths of a YAML start from: its own.
+    fn base(&self, at: &Position) -> Result<PathBuf, BuildError> {
+        let file =
+            std::path::absolute(at.file()).map_err(BuildError::file(Path::new(at.file())))?;
+        Ok(file.parent().unwrap_or(Path::new("/")).to_owned())
+    }
+
+    fn named(&mut self, text: &str, at: &Position) -> Result<Origin, BuildError> {
+        let base = self.base(at)?;
+        let name = ImageName::parse(text)
+            .and_then(|name| name.resolve_paths(&base, self.request.network.home.as_deref()))
+            .map_err(|error| one(at, error.to_string()))?;
+        let (name, source) = match name {
+            ImageName::Registry(reference) => {
+                let image = Arc::new(self.registry.image(&reference))
+                    as Arc<dyn crate::source::ImageSource>;
+                (reference.canonical(), image)
+            }
+            ImageName::OciLayout { path, tag } => {
+                (text.to_owned(), Arc::new(OciLayout::new(path, tag)) as _)
+            }
+            ImageName::DockerArchive { path, reference } => (
+                text.to_owned(),
+                Arc::new(DockerArchive::new(path, reference)) as _,
+            ),
+            ImageName::Directory(path) => {
+                let files = directory::files(&path).map_err(|error| one(at, error.to_string()))?;
+                for file in files {
+                    self.look_at(&file);
+                }
+                return Ok(Origin {
+                    name: text.to_owned(),
+                    source: Source::Directory(path),
+                });
+            }
+        };
+        for input in source.inputs() {
+            self.look_at(&input);
+        }
+        let pinned = self.lock.manifest(&name, &self.platform.to_string());
+        let image = Image {
+            source,
+            platform: self.platform.clone(),
+            pinned,
+            refresh: self.request.pull,
+        };
+        Ok(Origin {
+            name,
+            source: Source::Image(Arc::new(image)),
+        })
+    }
+
+    fn debian(&mut self, debian: &Debian, at: &Position) -> Result<Origin, BuildError> {
+        let base = self.base(at)?;
+        let request = DebianRequest {
+            suite: debian.suite.as_ref().map(|suite| suite.value.clone()),
+            packages: debian
+                .packages
+                .iter()
+                .map(|package| package.value.clone())
+                .collect(),
+            mirror: debian.mirror.as_ref().map(|mirror| mirror.value.clone()),
+            keyring: debian
+                .keyring
+                .as_ref()
+                .map(|keyring| base.join(&keyring.value)),
+            architecture: self.request.architecture.clone(),
+        };
+        let name = format!(
+            "debian:{}:{}",
+            request.suite.as_deref().unwrap_or("host"),
+            request.packages.join(",")
+        );
+        let mut packages = Packages {
+            request,
+            locked: None,
+            refresh: self.request.pull,
+            http: self.http.clone(),
+            now: self.now,
+        };
+        if let Some(lines) = self.lock.resolved(&packages.identity()) {
+            let locked: Result<Vec<_>, _> = lines
+                .iter()
+                .map(|line| serde_json::from_str(line))
+                .collect();
+            packages.locked = Some(locked.map_err(|error| {
+                one(
+                    at,
+                    format!("its entry in the lock file is damaged: {error}"),
+                )
+            })?);
+        }
+        Ok(Origin {
+            name,
+            source: Source::Debian(Arc::new(packages)),
+        })
+    }
+
+    /// Notes a file whose change must be seen, but whose content is read elsewhere.
+    fn look_at(&mut self, path: &Path) {
+        let unread = FileStamp::begin(path);
+        match unread {
+            // Racy files are hashed at the next check, and do not match: then they are read again.
+            Ok(unread) => self.inputs.files.push(unread.read_as(Digest::of(b""))),
+            Err(_) => self.inputs.absent.push(path.to_owned()),
+        }
+    }
+
+    fn files(&mut self, spec: &Spec, ids: &Ids) -> Result<Vec<Node>, BuildError> {
+        let mut nodes = Vec::new();
+        for file in file_nodes(&spec.files, ids)? {
+            let body = match file.kind {
+                FileKind::Directory => Body::Directory,
+                FileKind::Symlink(target) => Body::Symlink(target.into_bytes()),
+                FileKind::Contents(bytes) => Body::Bytes(bytes),
+                FileKind::Metadata(format) => Body::Bytes(metadata(spec, format)),
+                FileKind::Source(source) => match self.host_file(&source, file.optional) {
+                    Ok(Some(body)) => body,
+                    Ok(None) => continue,
+                    Err(error) => {
+                        return Err(one(&file.at, format!("cannot read {source}: {error}")));
+                    }
+                },
+            };
+            let path = TreePath::parse(file.path.as_bytes())
+                .map_err(|error| one(&file.at, format!("{} {error}", file.path)))?;
+            nodes.push(Node {
+                path,
+                body,
+                mode: file.mode,
+                uid: file.uid,
+                gid: file.gid,
+            });
+        }
+        Ok(nodes)
+    }
+
+    fn host_file(&mut self, source: &str, optional: bool) -> std::io::Result<Option<Body>> {
+        let path = match (source.strip_prefix("~/"), &self.request.network.home) {
+            (Some(rest), Some(home)) => home.join(rest),
+            _ => PathBuf::from(source),
+        };
+        let path = std::path::absolute(path)?;
+        match FileStamp::of(&path) {
+            Ok(stamp) if stamp.kind == kiln_cache::file_stamp::FileKind::Directory => {
+                Err(std::io::Error::other("it is a directory; name a file"))
+            }
+            Ok(stamp) => {
+                let body = Body::Host(path, stamp.digest);
+                self.inputs.files.push(stamp);
+                Ok(Some(body))
+            }
+            Err(error) if optional && error.kind() == std::io::ErrorKind::NotFound => {
+                self.inputs.absent.push(path);
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        }
+    }
+}
+
+fn one(at: &Position, message: String) -> BuildError {
+    let error: SpecError = at.error(message);
+    BuildError::Spec(vec![error])
+}
+
+impl Plan {
+    fn origins(&self) -> impl Iterator<Item = &Origin> {
+        let init = self.init.iter().filter_map(|init| match init {
+            Init::Kiln(_) => None,
+            Init::Origin(origin) => Some(origin),
+        });
+        self.kernel
+            .iter()
+            .map(|kernel| &kernel.origin)
+            .chain(init)
+            .chain(self.containers.values().flatten())
+            .chain(self.volumes.iter().flatten())
+    }
+}
+
+/// Resolves every name of a plan, and nothing more.
+struct Names(Arc<Plan>);
+
+impl Step for Names {
+    fn kind(&self) -> &'static str {
+        "lock"
+    }
+
+    fn label(&self) -> String {
+        "names".to_owned()
+    }
+
+    fn id(&self) -> Key {
+        KeyBuilder::new("lock", 1).finish()
+    }
+
+    fn next(&self, got: &Results<'_>) -> Result<Next, StepError> {
+        let mut needed: Vec<Arc<dyn Step>> = Vec::new();
+        let mut lock = Lock::default();
+        for origin in self.0.origins() {
+            match &origin.source {
+                Source::Directory(_) => {}
+                // What stands in files of the host is pinned by them.
+                Source::Image(image) if !image.source.inputs().is_empty() => {}
+                Source::Image(image) => {
+                    let step: Arc<dyn Step> = Arc::new(Resolve(image.clone()));
+                    match got.get(&*step) {
+                        None => needed.push(step),
+                        Some(resolved) => lock.images.push(LockedImage {
+                            image: origin.name.clone(),
+                            platform: image.platform.to_string(),
+                            manifest: crate::step::image::manifest_of(&resolved)?.to_string(),
+                        }),
+                    }
+                }
+                Source::Debian(packages) => match packages.solution(got)? {
+                    Err(need) => needed.extend(need),
+                    Ok(solution) => {
+                        let lines: Result<Vec<_>, _> =
+                            solution.iter().map(serde_json::to_string).collect();
+                        lock.packages.push(LockedPackages {
+                            request: packages.identity(),
+                            resolved: lines.map_err(StepError::in_context("lock"))?,
+                        });
+                    }
+                },
+            }
+        }
+        if !needed.is_empty() {
+            return Ok(Next::Need(needed));
+        }
+        Ok(Next::Done(Action {
+            values: vec![("lock".into(), lock.render().into_bytes())],
+            ..Action::default()
+        }))
+    }
+}
+
+/// Returns what the names of a plan mean now.
+pub(super) fn resolve(
+    plan: &Arc<Plan>,
+    cache: &Cache,
+    listener: &dyn Listener,
+    cancel: &AtomicBool,
+) -> Result<Lock, BuildError> {
+    let root: Arc<dyn Step> = Arc::new(Names(plan.clone()));
+    let (result, _) = run_graph(cache, listener, cancel, &root)?;
+    let text = String::from_utf8_lossy(result.value("lock").unwrap_or_default()).into_owned();
+    Lock::parse(&text).map_err(|source| BuildError::Lock {
+        path: PathBuf::from("lock"),
+        source,
+    })
+}

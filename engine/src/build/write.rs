@@ -1,0 +1,198 @@
+//! Outputs: segments become files under their final names.
+//!
+//! Enters: the result of the graph. Leaves: files, and a note per file of what it holds, so that
+//! the next build changes only what differs.
+
+use std::fs;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use kiln_cache::{Action, Cache, Digest, Key, KeyBuilder};
+use kiln_cache::{FileStamp, Stamp};
+
+use super::{BuildError, Destination, Format, OutputFile, Request};
+use crate::event::{Event, Listener};
+use crate::format::{PlacedSegment, Segment, Target, assemble};
+use crate::step::segment::{Output, Stored};
+
+/// Checks what can be checked before any work.
+pub(super) fn check(request: &Request) -> Result<(), BuildError> {
+    if request.files.is_empty() {
+        return Err(BuildError::usage(
+            "no YAML file is given",
+            "kiln build FILE.yml",
+        ));
+    }
+    if request.formats.is_empty() {
+        return Err(BuildError::usage(
+            "no format is given",
+            "--format tar, for one",
+        ));
+    }
+    match &request.destination {
+        Destination::Directory { directory, .. } => {
+            let metadata = fs::metadata(directory).map_err(BuildError::output(directory))?;
+            if !metadata.is_dir() {
+                return Err(BuildError::usage(
+                    format!("{} is not a directory", directory.display()),
+                    "make it first, or name another with --dir",
+                ));
+            }
+        }
+        Destination::File(_) | Destination::Stdout => {
+            if request.formats.len() > 1 || request.formats[0] == Format::KernelInitrd {
+                let names: Vec<_> = request.formats.iter().map(|format| format.name()).collect();
+                return Err(BuildError::usage(
+                    format!("{} is more than one file", names.join(",")),
+                    "write to a directory with --dir, or choose one format of one file: tar, tar-kernel-initrd",
+                ));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Names the note of an output file.
+fn note(path: &Path) -> Key {
+    KeyBuilder::new("output", 1)
+        .field("path", path.as_os_str().as_encoded_bytes())
+        .finish()
+}
+
+/// Returns the stamp that was taken when an output was written.
+pub(super) fn stamp(cache: &Cache, path: &Path) -> Option<FileStamp> {
+    cache.stamp(&note(path))?.outputs.pop()
+}
+
+/// Writes all outputs.
+pub(super) fn write(
+    request: &Request,
+    cache: &Cache,
+    listener: &dyn Listener,
+    result: &Action,
+    stdout: &mut dyn Write,
+) -> Result<Vec<OutputFile>, BuildError> {
+    let outputs: Vec<Output> = serde_json::from_slice(result.value("outputs").unwrap_or_default())
+        .map_err(|error| BuildError::usage(format!("outputs: {error}"), "this is a bug in kiln"))?;
+    let mut files = Vec::new();
+    for output in &outputs {
+        let segments: Vec<Segment> = output.segments.iter().filter_map(Stored::segment).collect();
+        let bytes = segments.iter().map(|segment| segment.len).sum();
+        let path = match &request.destination {
+            Destination::Directory { directory, name } => {
+                directory.join(format!("{name}{}", output.suffix))
+            }
+            Destination::File(path) => path.clone(),
+            Destination::Stdout => {
+                assemble(cache, &segments, Target::Writer(stdout), None)?;
+                files.push(OutputFile {
+                    path: "-".into(),
+                    role: output.role.clone(),
+                    bytes,
+                    written: bytes,
+                });
+                continue;
+            }
+        };
+        listener.event(&Event::Writing {
+            path: path.display().to_string(),
+            bytes,
+        });
+        let written = one(cache, &path, &segments, &output.segments)?;
+        files.push(OutputFile {
+            path,
+            role: output.role.clone(),
+            bytes,
+            written,
+        });
+    }
+    if let Destination::Directory { directory, name } = &request.destination {
+        remove_stale(cache, request, directory, name, &files)?;
+    }
+    Ok(files)
+}
+
+/// Writes one file, unless it is there already. Returns how many bytes differed.
+fn one(
+    cache: &Cache,
+    path: &Path,
+    segments: &[Segment],
+    stored: &[Stored],
+) -> Result<u64, BuildError> {
+    let absolute = std::path::absolute(path).map_err(BuildError::output(path))?;
+    let note = note(&absolute);
+    let before = cache.stamp(&note).filter(|stamp| stamp.check().is_ok());
+    let previous: Option<Vec<Stored>> =
+        before.and_then(|stamp| serde_json::from_slice(&stamp.payload).ok());
+    if previous.as_deref() == Some(stored) {
+        return Ok(0);
+    }
+    let placed = previous.as_ref().map(|previous| {
+        crate::format::assemble::place(
+            &previous
+                .iter()
+                .filter_map(Stored::segment)
+                .collect::<Vec<_>>(),
+        )
+    });
+    let payload = serde_json::to_vec(stored).unwrap_or_default();
+    let now: Vec<PlacedSegment> =
+        assemble(cache, segments, Target::Path(&absolute), placed.as_deref())?;
+    let written = now
+        .iter()
+        .filter(|segment| {
+            !placed
+                .as_ref()
+                .is_some_and(|placed| placed.iter().any(|old| old.segment == segment.segment))
+        })
+        .map(|segment| segment.segment.len)
+        .sum();
+    let stamp =
+        FileStamp::of_output(&absolute, Digest::of(&payload)).map_err(BuildError::output(path))?;
+    let stamp = Stamp {
+        inputs: Vec::new(),
+        absent: Vec::new(),
+        outputs: vec![stamp],
+        payload,
+    };
+    cache.put_stamp(&note, &stamp)?;
+    Ok(written)
+}
+
+/// Removes files that an earlier build of this name wrote and this one does not: a kernel beside
+/// an initrd that goes with another would boot the wrong system. Only what kiln wrote, as it wrote
+/// it.
+fn remove_stale(
+    cache: &Cache,
+    request: &Request,
+    directory: &Path,
+    name: &str,
+    files: &[OutputFile],
+) -> Result<(), BuildError> {
+    if !request.formats.contains(&Format::KernelInitrd) {
+        return Ok(());
+    }
+    for suffix in ["-kernel", "-initrd.img", "-cmdline"] {
+        let path = directory.join(format!("{name}{suffix}"));
+        let absolute = std::path::absolute(&path).map_err(BuildError::output(&path))?;
+        let ours = cache
+            .stamp(&note(&absolute))
+            .is_some_and(|stamp| stamp.check().is_ok());
+        if ours && !files.iter().any(|file| file.path == path) {
+            fs::remove_file(&path).map_err(BuildError::output(&path))?;
+        }
+    }
+    Ok(())
+}
+
+/// Replaces a small file, whole or not at all.
+pub(super) fn replace(path: &Path, bytes: &[u8]) -> Result<(), BuildError> {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let temporary: PathBuf =
+        path.with_file_name(format!(".{name}.{}.kiln-tmp", std::process::id()));
+    let written = fs::write(&temporary, bytes).and_then(|()| fs::rename(&temporary, path));
+    if written.is_err() {
+        let _ = fs::remove_file(&temporary);
+    }
+    written.map_err(BuildError::output(path))
+}

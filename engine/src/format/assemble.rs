@@ -1,0 +1,392 @@
+//! Segments into an output: a file that appears whole, or a stream.
+//!
+//! Enters: segments, the target, what the last build put there. Leaves: where each segment now
+//! stands. One thread reads packs into buffers while another writes them; long ranges are copied
+//! by the kernel (`copy_file_range`). A file is written under a temporary name in its own
+//! directory and renamed: whoever has the old one open keeps it, a failure leaves it untouched.
+
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
+use std::thread;
+
+use kiln_cache::{Cache, Object};
+use rustix::fs::FallocateFlags;
+
+use super::read::{BUFFER_BYTES, Feeder, Take, ToWriter};
+use super::recipe::Recipe;
+use super::splice::splice;
+use super::{Form, FormatError, Segment};
+
+/// Ranges of at least this many bytes are copied by the kernel.
+const COPY_MIN_BYTES: u64 = 256 << 10;
+/// Buffers between the reading and the writing thread.
+const BUFFERS: usize = 4;
+
+/// Where an output goes.
+pub enum Target<'a> {
+    /// A file.
+    Path(&'a Path),
+    /// A stream, such as standard output.
+    Writer(&'a mut dyn Write),
+}
+
+/// A segment and where it stands in an output.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PlacedSegment {
+    /// The segment.
+    pub segment: Segment,
+    /// Offset of its first byte.
+    pub offset: u64,
+}
+
+/// Writes an output of `segments`. `previous` says what the file at the target holds now, when
+/// the caller knows (the file's stat is what the last build recorded): it lets the file be
+/// changed where it differs only. The bytes do not depend on it.
+///
+/// # Errors
+/// When an object is missing or damaged, or the output cannot be written; a file that was there
+/// is then as it was.
+pub fn assemble(
+    cache: &Cache,
+    segments: &[Segment],
+    target: Target<'_>,
+    previous: Option<&[PlacedSegment]>,
+) -> Result<Vec<PlacedSegment>, FormatError> {
+    let placed = place(segments);
+    match target {
+        Target::Writer(writer) => {
+            let mut feeder = Feeder::new(cache, ToWriter(&mut *writer));
+            for segment in segments {
+                feeder.segment(cache, segment)?;
+            }
+            feeder.finish()?;
+            writer.flush().map_err(FormatError::Stream)?;
+        }
+        Target::Path(path) => {
+            let spliced = match previous {
+                Some(previous) => splice(cache, path, previous, segments)?,
+                None => false,
+            };
+            if !spliced {
+                fresh(cache, path, segments)?;
+            }
+        }
+    }
+    Ok(placed)
+}
+
+/// Returns the segments with their offsets.
+#[must_use]
+pub fn place(segments: &[Segment]) -> Vec<PlacedSegment> {
+    let mut offset = 0;
+    segments
+        .iter()
+        .map(|segment| {
+            let placed = PlacedSegment {
+                segment: *segment,
+                offset,
+            };
+            offset += segment.len;
+            placed
+        })
+        .collect()
+}
+
+fn fresh(cache: &Cache, path: &Path, segments: &[Segment]) -> Result<(), FormatError> {
+    let staged = Staged::create(path)?;
+    let len = segments.iter().map(|segment| segment.len).sum();
+    staged.reserve(len)?;
+    write_at(cache, staged.file(), path, 0, segments)?;
+    staged.publish()
+}
+
+/// Checks that everything needed to write `segments` is there.
+pub(super) fn check(cache: &Cache, segments: &[Segment]) -> Result<(), FormatError> {
+    for segment in segments {
+        if segment.form == Form::Bytes {
+            cache.open_object(&segment.digest)?;
+            continue;
+        }
+        for pack in Recipe::open(cache, &segment.digest)?.packs() {
+            if !cache.has_object(pack) {
+                return Err(kiln_cache::CacheError::MissingObject(*pack).into());
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Writes `segments` one after the other from `offset` on. `path` is for messages.
+pub(super) fn write_at(
+    cache: &Cache,
+    file: &File,
+    path: &Path,
+    offset: u64,
+    segments: &[Segment],
+) -> Result<(), FormatError> {
+    thread::scope(|scope| {
+        let (full, take_full) = sync_channel(BUFFERS);
+        let (empty, take_empty) = channel();
+        for _ in 0..BUFFERS {
+            let _ = empty.send(Vec::with_capacity(BUFFER_BYTES));
+        }
+        let writer = scope.spawn(move || drain(file, path, offset, &take_full, &empty));
+        let take = ToFile {
+            full,
+            empty: take_empty,
+        };
+        let mut feeder = Feeder::new(cache, take);
+        let fed = segments
+            .iter()
+            .try_for_each(|segment| feeder.segment(cache, segment))
+            .and_then(|()| feeder.finish().map(drop));
+        // When the writer failed, its error is the cause and the feeder's only an echo.
+        match writer.join() {
+            Ok(written) => written.and(fed),
+            Err(panic) => std::panic::resume_unwind(panic),
+        }
+    })
+}
+
+enum Chunk {
+    Bytes(Vec<u8>),
+    Range(Arc<Object>, u64, u64),
+}
+
+/// Hands chunks to the writing thread.
+struct ToFile {
+    full: SyncSender<Chunk>,
+    empty: Receiver<Vec<u8>>,
+}
+
+/// The writing thread is gone; its own error is what gets reported.
+fn hung_up() -> FormatError {
+    FormatError::Stream(io::ErrorKind::BrokenPipe.into())
+}
+
+impl Take for ToFile {
+    fn range_min(&self) -> u64 {
+        COPY_MIN_BYTES
+    }
+
+    fn bytes(&mut self, buffer: Vec<u8>) -> Result<Vec<u8>, FormatError> {
+        self.full
+            .send(Chunk::Bytes(buffer))
+            .map_err(|_| hung_up())?;
+        self.empty.recv().map_err(|_| hung_up())
+    }
+
+    fn range(&mut self, object: &Arc<Object>, offset: u64, len: u64) -> Result<(), FormatError> {
+        self.full
+            .send(Chunk::Range(Arc::clone(object), offset, len))
+            .map_err(|_| hung_up())
+    }
+}
+
+/// The writing thread.
+fn drain(
+    file: &File,
+    path: &Path,
+    mut at: u64,
+    full: &Receiver<Chunk>,
+    empty: &Sender<Vec<u8>>,
+) -> Result<(), FormatError> {
+    while let Ok(chunk) = full.recv() {
+        match chunk {
+            Chunk::Bytes(mut buffer) => {
+                file.write_all_at(&buffer, at)
+                    .map_err(FormatError::output("write", path))?;
+                at += buffer.len() as u64;
+                buffer.clear();
+                let _ = empty.send(buffer);
+            }
+            Chunk::Range(object, offset, len) => {
+                copy_range(&object, offset, file, at, len)
+                    .map_err(FormatError::output("write", path))?;
+                at += len;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Copies a range of an object in the kernel, or by hand where the kernel cannot.
+fn copy_range(
+    object: &Object,
+    mut from: u64,
+    file: &File,
+    mut to: u64,
+    len: u64,
+) -> io::Result<()> {
+    let end = to + len;
+    while to < end {
+        let want = usize::try_from(end - to).unwrap_or(usize::MAX);
+        let mut at = to;
+        match rustix::fs::copy_file_range(object.file(), Some(&mut from), file, Some(&mut at), want)
+        {
+            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+            Ok(count) => to += count as u64,
+            Err(rustix::io::Errno::INTR) => {}
+            Err(error) if cannot(error) => return copy_by_hand(object, from, file, to, end - to),
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(())
+}
+
+/// Returns true for what file systems say that do not copy between themselves.
+fn cannot(error: rustix::io::Errno) -> bool {
+    use rustix::io::Errno;
+    [Errno::XDEV, Errno::INVAL, Errno::OPNOTSUPP, Errno::NOSYS].contains(&error)
+}
+
+fn copy_by_hand(object: &Object, from: u64, file: &File, to: u64, len: u64) -> io::Result<()> {
+    let mut buffer = vec![0; BUFFER_BYTES];
+    let mut done = 0;
+    while done < len {
+        let step = usize::try_from(len - done)
+            .unwrap_or(usize::MAX)
+            .min(BUFFER_BYTES);
+        object.read_exact_at(&mut buffer[..step], from + done)?;
+        file.write_all_at(&buffer[..step], to + done)?;
+        done += step as u64;
+    }
+    Ok(())
+}
+
+/// A file under a temporary name beside its final one. Dropped unpublished, it leaves nothing.
+///
+/// The name is `.NAME.kiln-tmp-PID-N`; whoever owns it holds its `flock`, so that the next build
+/// can tell the leavings of the dead from the work of the living.
+pub(super) struct Staged {
+    file: File,
+    staged: PathBuf,
+    path: PathBuf,
+    published: bool,
+}
+
+impl Staged {
+    /// Makes an empty file for the output `path`, and removes what dead builds left there.
+    pub(super) fn create(path: &Path) -> Result<Self, FormatError> {
+        sweep(path);
+        let staged = temporary(path);
+        let failed = |source| FormatError::output("create", path)(source);
+        let file = File::options()
+            .read(true)
+            .write(true)
+            .create_new(true)
+            .open(&staged)
+            .map_err(failed)?;
+        let this = Self {
+            file,
+            staged,
+            path: path.to_owned(),
+            published: false,
+        };
+        // A sweeper may have come between: then the name is gone, and publishing says so.
+        let _ = this.file.try_lock();
+        Ok(this)
+    }
+
+    /// Takes over a file that was renamed to `staged`.
+    pub(super) fn adopt(file: File, staged: PathBuf, path: &Path) -> Self {
+        Self {
+            file,
+            staged,
+            path: path.to_owned(),
+            published: false,
+        }
+    }
+
+    pub(super) fn file(&self) -> &File {
+        &self.file
+    }
+
+    /// Allocates the whole length, so that a full disk shows at once, and in one piece.
+    fn reserve(&self, len: u64) -> Result<(), FormatError> {
+        if len == 0 {
+            return Ok(());
+        }
+        match rustix::fs::fallocate(&self.file, FallocateFlags::empty(), 0, len) {
+            Err(rustix::io::Errno::NOSPC | rustix::io::Errno::DQUOT) => {
+                Err(FormatError::output("allocate space for", &self.path)(
+                    io::ErrorKind::StorageFull.into(),
+                ))
+            }
+            // Where it is not supported, writing will do.
+            _ => Ok(()),
+        }
+    }
+
+    /// Gives the file its final name.
+    pub(super) fn publish(mut self) -> Result<(), FormatError> {
+        fs::rename(&self.staged, &self.path).map_err(FormatError::output("write", &self.path))?;
+        self.published = true;
+        Ok(())
+    }
+}
+
+impl Drop for Staged {
+    fn drop(&mut self) {
+        if !self.published {
+            let _ = fs::remove_file(&self.staged);
+        }
+    }
+}
+
+const MARK: &str = ".kiln-tmp";
+
+/// Returns a temporary name for `path` that no other process or thread uses.
+pub(super) fn temporary(path: &Path) -> PathBuf {
+    use std::sync::atomic::{AtomicU64, Ordering};
+    static SERIAL: AtomicU64 = AtomicU64::new(0);
+    let serial = SERIAL.fetch_add(1, Ordering::Relaxed);
+    let mut name = stem(path);
+    name.push(format!("-{}-{serial}", std::process::id()));
+    path.with_file_name(name)
+}
+
+/// Returns `.NAME.kiln-tmp`.
+fn stem(path: &Path) -> std::ffi::OsString {
+    let mut name = std::ffi::OsString::from(".");
+    name.push(path.file_name().unwrap_or_default());
+    name.push(MARK);
+    name
+}
+
+/// Removes temporary files of this output whose owner is dead. Failing to is no failure.
+fn sweep(path: &Path) {
+    let directory = match path.parent() {
+        Some(parent) if parent != Path::new("") => parent,
+        _ => Path::new("."),
+    };
+    let stem = stem(path);
+    let Ok(entries) = fs::read_dir(directory) else {
+        return;
+    };
+    for entry in entries.flatten() {
+        let name = entry.file_name();
+        if !name.as_encoded_bytes().starts_with(stem.as_encoded_bytes()) {
+            continue;
+        }
+        let stale = open_quietly(&entry.path()).is_ok_and(|file| file.try_lock().is_ok());
+        if stale {
+            let _ = fs::remove_file(entry.path());
+        }
+    }
+}
+
+/// Opens a regular file for reading, without waiting for anyone's lease.
+fn open_quietly(path: &Path) -> io::Result<File> {
+    use rustix::fs::{Mode, OFlags};
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let file = File::from(rustix::fs::open(path, flags, Mode::empty())?);
+    if file.metadata()?.mode() & 0o170_000 != 0o100_000 {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    Ok(file)
+}

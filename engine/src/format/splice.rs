@@ -1,0 +1,227 @@
+//! An output that is there already, changed where it differs only.
+//!
+//! Enters: the output's path, the segments it holds, those it should hold. Leaves: the changed
+//! file under its name, or the word that a fresh one must be written. Nothing else about the
+//! output may be assumed than what is checked here: a regular file of the right length, one link.
+//!
+//! On file systems that share blocks (`FICLONE`: btrfs, XFS) a clone is edited and renamed over
+//! the old file. Elsewhere the old file itself is, after a write lease has shown that nobody has
+//! it open and a rename has taken it out of everyone's reach: no reader ever sees it half done.
+//! Segments before and after a change stay where they are: `FALLOC_FL_COLLAPSE_RANGE` and
+//! `FALLOC_FL_INSERT_RANGE` (ext4, XFS) move the rest by whole blocks without copying it. Where
+//! they are missing, or the lengths are not whole blocks, or little follows, everything from the
+//! first changed segment on is written anew, in place.
+//!
+//! The price of editing in place: a process killed in the middle leaves no output (its temporary
+//! file is swept by the next build), and a failing disk takes the old output with it.
+
+use std::fs::{self, File};
+use std::io;
+use std::ops::Range;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+use kiln_cache::Cache;
+use rustix::fs::{FallocateFlags, Mode, OFlags};
+
+use super::assemble::{PlacedSegment, Staged, check, temporary, write_at};
+use super::lease::Lease;
+use super::{ALIGN_BYTES, FormatError, Segment, padding};
+
+/// A shorter rest is written again rather than moved: moving flushes it to the disk first, and
+/// drops it from the page cache.
+const MOVE_MIN_BYTES: u64 = 16 << 20;
+
+/// Tries to turn the file at `path` into `new`. Returns false when a fresh file must be written.
+pub(super) fn splice(
+    cache: &Cache,
+    path: &Path,
+    old: &[PlacedSegment],
+    new: &[Segment],
+) -> Result<bool, FormatError> {
+    splice_moving(cache, path, old, new, MOVE_MIN_BYTES)
+}
+
+/// [`splice`], moving rests of at least `move_min` bytes.
+pub(super) fn splice_moving(
+    cache: &Cache,
+    path: &Path,
+    old: &[PlacedSegment],
+    new: &[Segment],
+    move_min: u64,
+) -> Result<bool, FormatError> {
+    let edits = edits(old, new);
+    let kept: u64 = edits.iter().map(|edit| edit.keep).sum();
+    if kept == 0 {
+        return Ok(false);
+    }
+    let old_len = old.last().map_or(0, |last| last.offset + last.segment.len);
+    let Ok(file) = open_alone(path, old_len) else {
+        return Ok(false);
+    };
+    if edits.iter().all(Edit::is_empty) {
+        return Ok(true);
+    }
+    let changed: Vec<Segment> = edits
+        .iter()
+        .flat_map(|edit| &new[edit.new.clone()])
+        .copied()
+        .collect();
+    check(cache, &changed)?;
+    if let Some(clone) = clone(path, &file)? {
+        apply(cache, clone.file(), path, &edits, new, move_min)?;
+        return clone.publish().map(|()| true);
+    }
+    let Some(staged) = take_away(path, &file) else {
+        return Ok(false);
+    };
+    // Whatever goes wrong now, a fresh file has a better chance than this one.
+    if apply(cache, staged.file(), path, &edits, new, move_min).is_err() {
+        return Ok(false);
+    }
+    staged.publish().map(|()| true)
+}
+
+/// A change: after `keep` unchanged bytes, `removed` bytes give way to the segments `new`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Edit {
+    keep: u64,
+    removed: u64,
+    new: Range<usize>,
+}
+
+impl Edit {
+    fn is_empty(&self) -> bool {
+        self.removed == 0 && self.new.is_empty()
+    }
+}
+
+/// Returns the changes that turn `old` into `new`, keeping as many bytes as possible.
+fn edits(old: &[PlacedSegment], new: &[Segment]) -> Vec<Edit> {
+    // best[i][j]: the most bytes that old[i..] and new[j..] have in common, in order. Outputs
+    // have some dozens of segments.
+    let mut best = vec![vec![0_u64; new.len() + 1]; old.len() + 1];
+    for i in (0..old.len()).rev() {
+        for j in (0..new.len()).rev() {
+            let skip = best[i + 1][j].max(best[i][j + 1]);
+            best[i][j] = match old[i].segment == new[j] {
+                true => skip.max(best[i + 1][j + 1] + new[j].len),
+                false => skip,
+            };
+        }
+    }
+    let (mut i, mut j) = (0, 0);
+    let mut out = Vec::new();
+    let empty = |j: usize| Edit {
+        keep: 0,
+        removed: 0,
+        new: j..j,
+    };
+    let mut edit = empty(0);
+    while i < old.len() || j < new.len() {
+        let same = i < old.len() && j < new.len() && old[i].segment == new[j];
+        if same && best[i][j] == best[i + 1][j + 1] + new[j].len {
+            if !edit.is_empty() {
+                out.push(std::mem::replace(&mut edit, empty(j)));
+            }
+            edit.keep += new[j].len;
+            (i, j) = (i + 1, j + 1);
+            edit.new = j..j;
+        } else if j == new.len() || (i < old.len() && best[i + 1][j] >= best[i][j + 1]) {
+            edit.removed += old[i].segment.len;
+            i += 1;
+        } else {
+            j += 1;
+            edit.new.end = j;
+        }
+    }
+    out.push(edit);
+    out
+}
+
+/// Opens the output for writing, when it is a regular file of this length with one name.
+fn open_alone(path: &Path, len: u64) -> io::Result<File> {
+    // Without waiting for a lease that someone else may hold.
+    let flags = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let file = File::from(rustix::fs::open(path, flags, Mode::empty())?);
+    let stat = file.metadata()?;
+    if !stat.is_file() || stat.nlink() != 1 || stat.len() != len {
+        return Err(io::ErrorKind::InvalidData.into());
+    }
+    Ok(file)
+}
+
+/// Returns a clone under a temporary name, where the file system shares blocks.
+fn clone(path: &Path, file: &File) -> Result<Option<Staged>, FormatError> {
+    let staged = Staged::create(path)?;
+    Ok(rustix::fs::ioctl_ficlone(staged.file(), file)
+        .is_ok()
+        .then_some(staged))
+}
+
+/// Renames the output away, when nobody has it open; then nobody can open it any more.
+fn take_away(path: &Path, file: &File) -> Option<Staged> {
+    let ours = file.try_clone().ok()?;
+    // Both descriptors are one open file, so the lease does not mind.
+    ours.try_lock().ok()?;
+    let lease = Lease::take(file).ok()?;
+    let staged = temporary(path);
+    fs::rename(path, &staged).ok()?;
+    let still_alone = || -> io::Result<bool> {
+        let (here, there) = (file.metadata()?, fs::symlink_metadata(&staged)?);
+        let same = (here.dev(), here.ino()) == (there.dev(), there.ino());
+        Ok(same && here.nlink() == 1 && lease.is_undisturbed())
+    };
+    if !still_alone().unwrap_or(false) {
+        let _ = fs::rename(&staged, path);
+        return None;
+    }
+    Some(Staged::adopt(ours, staged, path))
+}
+
+/// Applies the changes, front to back: everything before the one at hand is final.
+fn apply(
+    cache: &Cache,
+    file: &File,
+    path: &Path,
+    edits: &[Edit],
+    new: &[Segment],
+    move_min: u64,
+) -> Result<(), FormatError> {
+    let mut at = 0;
+    for (index, edit) in edits.iter().enumerate() {
+        at += edit.keep;
+        let segments = &new[edit.new.clone()];
+        let len: u64 = segments.iter().map(|segment| segment.len).sum();
+        let rest: u64 = edits[index + 1..].iter().map(|next| next.keep).sum();
+        let moves = edit.removed == len || (rest >= move_min && shift(file, at, edit.removed, len));
+        if rest > 0 && !moves {
+            let tail = &new[edit.new.start..];
+            let tail_len: u64 = tail.iter().map(|segment| segment.len).sum();
+            write_at(cache, file, path, at, tail)?;
+            return file
+                .set_len(at + tail_len)
+                .map_err(FormatError::output("truncate", path));
+        }
+        write_at(cache, file, path, at, segments)?;
+        at += len;
+    }
+    file.set_len(at)
+        .map_err(FormatError::output("truncate", path))
+}
+
+/// Makes the `removed` bytes at `at` into `len` bytes, moving the rest of the file by whole blocks.
+/// Returns false when that cannot be done.
+fn shift(file: &File, at: u64, removed: u64, len: u64) -> bool {
+    let by = removed.abs_diff(len);
+    // The range may start anywhere among the bytes that go away: what they become is written next.
+    let start = at + padding(at, ALIGN_BYTES);
+    let (flags, end) = if len > removed {
+        (FallocateFlags::INSERT_RANGE, start)
+    } else {
+        (FallocateFlags::COLLAPSE_RANGE, start + by)
+    };
+    by.is_multiple_of(ALIGN_BYTES)
+        && end <= at + removed
+        && rustix::fs::fallocate(file, flags, start, by).is_ok()
+}

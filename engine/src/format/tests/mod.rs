@@ -1,0 +1,6 @@
+//! Tests of whole outputs.
+
+mod files;
+mod plan;
+mod readers;
+pub(crate) mod support;

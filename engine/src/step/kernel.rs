@@ -1,0 +1,328 @@
+//! The kernel: image and command line, modules, microcode.
+//!
+//! Enters: an origin and the names in it. Leaves: `kernel` (objects `boot`: a tree with `boot/…`;
+//! `modules`: a tree for `/`; value `compressor`: what its initrd may be compressed with).
+
+use std::io::Read;
+use std::sync::Arc;
+
+use kiln_cache::{Action, Cache, Digest, Key, KeyBuilder, Object};
+
+use super::image::tree_of;
+use super::root::{Origin, Purpose, Root};
+use super::{Lane, Next, Results, Reuse, Scope, Step, StepError, Task};
+use crate::spec::Modules;
+use crate::system::kernel::initrd_compressor;
+use crate::tree::generate::{Body, MTIME, Node, generate};
+use crate::tree::unpack::{Options, unpack};
+use crate::tree::{Entry, EntryRef, Kind, Tree, TreePath, TreeWriter};
+
+/// Changes when the same kernel image may give another tree.
+const KERNEL_VERSION: u32 = 1;
+
+/// A kernel and what goes with it.
+pub struct Kernel {
+    /// Where it comes from.
+    pub origin: Origin,
+    /// Whether it comes from Debian packages, which have names of their own.
+    pub debian: bool,
+    /// The command line.
+    pub cmdline: String,
+    /// The kernel's name in the image; `None` for the default.
+    pub binary: Option<String>,
+    /// The name of the tar that is unpacked into `/`; `None` for no tar.
+    pub tar: Option<String>,
+    /// The name of the microcode archive.
+    pub ucode: Option<String>,
+    /// Which modules are kept.
+    pub modules: Option<Modules>,
+}
+
+impl Kernel {
+    fn context(&self) -> String {
+        format!("kernel {}", self.origin.name)
+    }
+}
+
+impl Step for Kernel {
+    fn kind(&self) -> &'static str {
+        "kernel"
+    }
+
+    fn label(&self) -> String {
+        self.origin.name.clone()
+    }
+
+    fn id(&self) -> Key {
+        KeyBuilder::new("kernel", KERNEL_VERSION)
+            .field("origin", self.origin.identity())
+            .finish()
+    }
+
+    fn next(&self, got: &Results<'_>) -> Result<Next, StepError> {
+        let root: Arc<dyn Step> = Arc::new(Root {
+            origin: self.origin.clone(),
+            purpose: Purpose::Plain,
+        });
+        let Some(found) = got.get(&*root) else {
+            return Ok(Next::Need(vec![root]));
+        };
+        let tree = tree_of(&found, &self.context())?;
+        let work = Work {
+            context: self.context(),
+            debian: self.debian,
+            cmdline: self.cmdline.clone(),
+            binary: self.binary.clone(),
+            tar: self.tar.clone(),
+            ucode: self.ucode.clone(),
+            modules: self.modules.clone(),
+            tree,
+        };
+        let text = |option: &Option<String>| option.clone().unwrap_or_default();
+        let patterns = match &self.modules {
+            Some(Modules::Matching(patterns)) => patterns.clone(),
+            Some(Modules::All) | None => Vec::new(),
+        };
+        Ok(Next::Run(Task {
+            key: KeyBuilder::new("kernel", KERNEL_VERSION)
+                .digest("tree", &tree)
+                .number("debian", self.debian.into())
+                .field("cmdline", &self.cmdline)
+                .field("binary", text(&self.binary))
+                .field("tar", text(&self.tar))
+                .field("ucode", text(&self.ucode))
+                .number(
+                    "pruned",
+                    matches!(self.modules, Some(Modules::Matching(_))).into(),
+                )
+                .list("modules", &patterns)
+                .finish(),
+            lane: Lane::Cpu,
+            reuse: Reuse::Always,
+            work: Box::new(move |scope| work.run(scope)),
+        }))
+    }
+}
+
+struct Work {
+    context: String,
+    debian: bool,
+    cmdline: String,
+    binary: Option<String>,
+    tar: Option<String>,
+    ucode: Option<String>,
+    modules: Option<Modules>,
+    tree: Digest,
+}
+
+impl Work {
+    fn failed<E: Into<Box<dyn std::error::Error + Send + Sync>>>(
+        &self,
+    ) -> impl FnOnce(E) -> StepError {
+        StepError::in_context(self.context.clone())
+    }
+
+    fn run(&self, scope: &Scope<'_>) -> Result<Action, StepError> {
+        let cache = scope.cache;
+        let tree = Tree::open(cache, &self.tree).map_err(self.failed())?;
+        let kernel = self.kernel(&tree)?;
+        let mut outputs = vec![("boot".to_owned(), self.boot(cache, &tree, &kernel)?)];
+        let modules = if self.debian {
+            self.package_modules(cache, &tree)?
+        } else {
+            self.kernel_tar(scope, &tree)?
+        };
+        outputs.extend(modules.map(|modules| ("modules".to_owned(), modules)));
+        let config = self.config(cache, &tree, &kernel)?;
+        let compressor = initrd_compressor(config.as_deref());
+        let size = |digest: &Digest| cache.open_object(digest).map_or(0, |object| object.len());
+        Ok(Action {
+            outputs: outputs
+                .into_iter()
+                .map(|(role, digest)| (role, digest, size(&digest)))
+                .collect(),
+            values: vec![("compressor".into(), compressor.name().into())],
+            ..Action::default()
+        })
+    }
+
+    /// Finds the kernel image.
+    fn kernel<'t>(&self, tree: &'t Tree) -> Result<EntryRef<'t>, StepError> {
+        let name = self.binary.as_deref().unwrap_or("kernel");
+        if self.binary.is_none() && self.debian {
+            let mut found = tree.iter().filter(|entry| {
+                entry.path().starts_with(b"boot/vmlinuz-") && entry.kind() == Kind::File
+            });
+            return match (found.next(), found.next()) {
+                (Some(kernel), None) => Ok(kernel),
+                (None, _) => Err(StepError::new(
+                    self.context.clone(),
+                    "none of its packages has a kernel (boot/vmlinuz-…)",
+                )
+                .hint("name a kernel package, such as linux-image-cloud-amd64")),
+                (Some(one), Some(two)) => {
+                    let (one, two) = (one.path().escape_ascii(), two.path().escape_ascii());
+                    Err(StepError::new(
+                        self.context.clone(),
+                        format!("there are two kernels: {one} and {two}"),
+                    )
+                    .hint("choose one with binary:"))
+                }
+            };
+        }
+        self.file(tree, name)?.ok_or_else(|| {
+            StepError::new(
+                self.context.clone(),
+                format!("there is no file \"{name}\" in it"),
+            )
+            .hint("name the kernel's file with binary:")
+        })
+    }
+
+    fn file<'t>(&self, tree: &'t Tree, name: &str) -> Result<Option<EntryRef<'t>>, StepError> {
+        let path = TreePath::parse(name.as_bytes()).map_err(self.failed())?;
+        Ok(tree
+            .find(path.as_bytes())
+            .filter(|entry| entry.kind() == Kind::File))
+    }
+
+    /// Makes `boot`, `boot/cmdline`, `boot/kernel` and `boot/ucode.cpio`.
+    fn boot(&self, cache: &Cache, tree: &Tree, kernel: &EntryRef<'_>) -> Result<Digest, StepError> {
+        let path = |text: &str| TreePath::from_clean(text.as_bytes());
+        let nodes = [
+            Node::directory(path("boot")),
+            Node::new(
+                path("boot/cmdline"),
+                Body::Bytes(self.cmdline.clone().into_bytes()),
+                0o644,
+            ),
+        ];
+        let made = generate(cache, &nodes).map_err(self.failed())?;
+        let made = Tree::open(cache, &made.tree.0).map_err(self.failed())?;
+        let mut writer = TreeWriter::new();
+        for entry in made.iter() {
+            writer.copy(&entry, 0).map_err(self.failed())?;
+        }
+        let mut add = |from: &EntryRef<'_>, to: &str| {
+            let entry = from.to_entry();
+            let bare = Entry::new(path(to), Kind::File, entry.mode);
+            let entry = Entry {
+                mtime: MTIME,
+                size: entry.size,
+                content: entry.content,
+                extents: entry.extents,
+                ..bare
+            };
+            writer.add(&entry).map_err(self.failed())
+        };
+        add(kernel, "boot/kernel")?;
+        if let Some(name) = &self.ucode {
+            let found = self.file(tree, name)?.ok_or_else(|| {
+                StepError::new(
+                    self.context.clone(),
+                    format!("there is no microcode file \"{name}\" in it"),
+                )
+            })?;
+            add(&found, "boot/ucode.cpio")?;
+        }
+        writer
+            .finish(cache)
+            .map(|(digest, _)| digest)
+            .map_err(self.failed())
+    }
+
+    /// Unpacks the tar that an image brings its modules in.
+    fn kernel_tar(&self, scope: &Scope<'_>, tree: &Tree) -> Result<Option<Digest>, StepError> {
+        let Some(name) = &self.tar else {
+            return Ok(None);
+        };
+        let found = self.file(tree, name)?.ok_or_else(|| {
+            StepError::new(
+                self.context.clone(),
+                format!("there is no file \"{name}\" in it"),
+            )
+            .hint("name the tar of its modules with tar:, or say tar: none")
+        })?;
+        let reader = open(scope.cache, &found).map_err(self.failed())?;
+        let options = Options {
+            literal_whiteouts: true,
+            ..Options::default()
+        };
+        let unpacked = unpack(scope.cache, reader, &options, scope.cancel, &|_| {})
+            .map_err(StepError::in_context(format!("{}: {name}", self.context)))?;
+        Ok(Some(unpacked.tree))
+    }
+
+    /// Takes the modules of a package, with the indexes that its maintainer script would make.
+    fn package_modules(&self, cache: &Cache, tree: &Tree) -> Result<Option<Digest>, StepError> {
+        let patterns = match &self.modules {
+            Some(Modules::Matching(patterns)) => Some(patterns.as_slice()),
+            Some(Modules::All) | None => None,
+        };
+        super::modules::modules(cache, tree, patterns).map_err(self.failed())
+    }
+
+    /// Finds the configuration that a package ships beside its kernel.
+    fn config(
+        &self,
+        cache: &Cache,
+        tree: &Tree,
+        kernel: &EntryRef<'_>,
+    ) -> Result<Option<Vec<u8>>, StepError> {
+        let Some(version) = kernel.path().strip_prefix(b"boot/vmlinuz-") else {
+            return Ok(None);
+        };
+        let path = [b"boot/config-", version].concat();
+        let Some(entry) = tree.find(&path).filter(|entry| entry.size() < 4 << 20) else {
+            return Ok(None);
+        };
+        let mut text = Vec::new();
+        open(cache, &entry)
+            .and_then(|mut reader| reader.read_to_end(&mut text))
+            .map_err(self.failed())?;
+        Ok(Some(text))
+    }
+}
+
+/// Reads a file of a tree.
+pub(crate) struct FileReader {
+    pack: Option<Object>,
+    offset: u64,
+    left: u64,
+}
+
+/// Opens a regular file of a tree. Sparse files are refused.
+pub(crate) fn open(cache: &Cache, entry: &EntryRef<'_>) -> std::io::Result<FileReader> {
+    if !entry.extents().is_empty() {
+        return Err(std::io::Error::other("a sparse file here is not supported"));
+    }
+    let content = entry.content();
+    let pack = match &content {
+        Some(content) => Some(
+            cache
+                .open_object(&content.pack)
+                .map_err(std::io::Error::other)?,
+        ),
+        None => None,
+    };
+    Ok(FileReader {
+        pack,
+        offset: content.map_or(0, |content| content.offset),
+        left: entry.size(),
+    })
+}
+
+impl Read for FileReader {
+    fn read(&mut self, out: &mut [u8]) -> std::io::Result<usize> {
+        let count = usize::try_from(self.left)
+            .unwrap_or(usize::MAX)
+            .min(out.len());
+        let Some(pack) = self.pack.as_ref().filter(|_| count > 0) else {
+            return Ok(0);
+        };
+        pack.read_exact_at(&mut out[..count], self.offset)?;
+        self.offset += count as u64;
+        self.left -= count as u64;
+        Ok(count)
+    }
+}

@@ -1,0 +1,317 @@
+//! Segments: a fragment becomes its part of an output.
+//!
+//! Enters: all fragments of a system and what of them is stored once. Leaves: `segment` (a tar
+//! segment) and `member` (a member of an initrd), and the list of segments of each output file.
+
+use std::sync::Arc;
+
+use kiln_cache::{Action, Cache, Digest, Key, KeyBuilder};
+use serde::{Deserialize, Serialize};
+
+use super::components::{Fragments, Need};
+use super::{Lane, Next, Results, Reuse, Step, StepError, Task};
+use crate::build::Format;
+use crate::format::cpio::{Member, member, shared_member};
+use crate::format::output::{
+    boot, initrd_segments, kernel_initrd, tar_kernel_initrd, tar_segments,
+};
+use crate::format::{
+    Compressor, Form, FormatError, Fragment, FragmentPlan, Part, Plan, Segment, SharedGroup,
+    compress, tar,
+};
+
+/// Changes when the segment of the same fragment may change.
+const SEGMENT_VERSION: u32 = 1;
+
+/// One file of an output: what its name ends with, what it is, and its bytes.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Output {
+    pub(crate) format: String,
+    pub(crate) role: String,
+    pub(crate) suffix: String,
+    pub(crate) segments: Vec<Stored>,
+}
+
+/// A segment, as records keep it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Stored {
+    digest: String,
+    len: u64,
+    recipe: bool,
+}
+
+impl From<&Segment> for Stored {
+    fn from(segment: &Segment) -> Self {
+        Self {
+            digest: segment.digest.to_string(),
+            len: segment.len,
+            recipe: segment.form == Form::Recipe,
+        }
+    }
+}
+
+impl Stored {
+    pub(crate) fn segment(&self) -> Option<Segment> {
+        Some(Segment {
+            digest: self.digest.parse().ok()?,
+            len: self.len,
+            form: if self.recipe {
+                Form::Recipe
+            } else {
+                Form::Bytes
+            },
+        })
+    }
+}
+
+/// Returns the outputs' files, JSON; or what is needed before they are known.
+pub(crate) fn outputs(
+    formats: &[Format],
+    fragments: &Fragments,
+    plan: &Plan,
+    got: &Results<'_>,
+) -> Result<Result<Vec<u8>, Need>, StepError> {
+    let wants = |format: &Format| formats.contains(format);
+    let mut needed: Need = Vec::new();
+    let tar_steps = wants(&Format::Tar)
+        .then(|| tar_steps(fragments, plan))
+        .unwrap_or_default();
+    let initrd = wants(&Format::KernelInitrd) || wants(&Format::TarKernelInitrd);
+    let member_steps = initrd
+        .then(|| member_steps(fragments, plan))
+        .unwrap_or_default();
+    needed.extend(tar_steps.iter().chain(&member_steps).cloned());
+    if let Err(need) = got.all(&needed) {
+        return Ok(Err(need));
+    }
+    let tar = read(&tar_steps, got)?;
+    let members = read(&member_steps, got)?;
+    let mut out = Vec::new();
+    for format in formats {
+        list(*format, fragments, &tar, &members, got.cache, &mut out)
+            .map_err(StepError::in_context(format!("output {}", format.name())))?;
+    }
+    serde_json::to_vec(&out)
+        .map(Ok)
+        .map_err(StepError::in_context("outputs"))
+}
+
+/// Lists the files of one format.
+fn list(
+    format: Format,
+    fragments: &Fragments,
+    tar: &[Segment],
+    members: &[Segment],
+    cache: &Cache,
+    out: &mut Vec<Output>,
+) -> Result<(), FormatError> {
+    let mut add = |role: &str, suffix: &str, segments: &[Segment]| {
+        out.push(Output {
+            format: format.name().to_owned(),
+            role: role.to_owned(),
+            suffix: suffix.to_owned(),
+            segments: segments.iter().map(Stored::from).collect(),
+        });
+    };
+    let boot = boot(cache, &fragments.list)?;
+    match format {
+        Format::Tar => add("tar", ".tar", &tar_segments(cache, tar)?),
+        Format::KernelInitrd => {
+            let initrd = initrd_segments(cache, boot.ucode.as_ref(), members)?;
+            for file in kernel_initrd(&boot, &initrd) {
+                let role = match file.suffix {
+                    "-kernel" => "kernel",
+                    "-cmdline" => "cmdline",
+                    _ => "initrd",
+                };
+                add(role, file.suffix, &file.segments);
+            }
+        }
+        Format::TarKernelInitrd => {
+            let file = tar_kernel_initrd(cache, &boot, members)?;
+            add("tar", file.suffix, &file.segments);
+        }
+    }
+    Ok(())
+}
+
+fn read(steps: &[Arc<dyn Step>], got: &Results<'_>) -> Result<Vec<Segment>, StepError> {
+    steps
+        .iter()
+        .map(|step| {
+            let action = got.get(&**step);
+            let stored = action.as_ref().and_then(|action| action.value("segment"));
+            let stored = stored.and_then(|bytes| serde_json::from_slice::<Stored>(bytes).ok());
+            stored.and_then(|stored| stored.segment()).ok_or_else(|| {
+                StepError::new(step.label(), "the cache's record of its segment is damaged")
+            })
+        })
+        .collect()
+}
+
+/// Adds what identifies a fragment to a key.
+fn fragment_key(mut key: KeyBuilder, parts: &[Part]) -> KeyBuilder {
+    for part in parts {
+        key = key
+            .field("prefix", part.prefix.as_bytes())
+            .digest("tree", &part.tree)
+            .number("shared", part.shared.into());
+    }
+    key
+}
+
+fn tar_steps(fragments: &Fragments, plan: &Plan) -> Need {
+    let step = |(fragment, plan): (&Fragment, &FragmentPlan)| {
+        let key = KeyBuilder::new("segment", SEGMENT_VERSION)
+            .field("source", &fragment.source)
+            .field("location", &fragment.location)
+            .field("plan", plan.tar_key());
+        Arc::new(Make {
+            kind: "segment",
+            label: fragment.name.clone(),
+            key: fragment_key(key, &fragment.parts).finish(),
+            what: What::Tar(fragment.clone(), plan.clone()),
+        }) as Arc<dyn Step>
+    };
+    fragments
+        .list
+        .iter()
+        .zip(&plan.fragments)
+        .map(step)
+        .collect()
+}
+
+/// The members of an initrd: those of components, those that components share, `files`.
+fn member_steps(fragments: &Fragments, plan: &Plan) -> Need {
+    let compressor = match fragments
+        .kernel
+        .as_ref()
+        .and_then(|kernel| kernel.value("compressor"))
+    {
+        Some(b"zstd") => Compressor::Zstd,
+        // Every kernel that reads an initrd reads this.
+        _ => Compressor::Gzip,
+    };
+    let key = |kind: &str| {
+        KeyBuilder::new(kind, SEGMENT_VERSION)
+            .field("compressor", compressor.name())
+            .number("compressor version", compress::VERSION.into())
+    };
+    let own = |(fragment, plan): (&Fragment, &FragmentPlan)| {
+        Arc::new(Make {
+            kind: "member",
+            label: fragment.name.clone(),
+            key: fragment_key(
+                key("member").field("plan", plan.initrd_key()),
+                &fragment.parts,
+            )
+            .finish(),
+            what: What::Member(fragment.clone(), plan.clone(), compressor),
+        }) as Arc<dyn Step>
+    };
+    let shared = |group: &SharedGroup| {
+        Arc::new(Make {
+            kind: "member",
+            label: format!("shared by {}", group.parts.len()),
+            key: key("shared member").field("group", group.key()).finish(),
+            what: What::Shared(group.clone(), compressor),
+        }) as Arc<dyn Step>
+    };
+    let mut own: Need = fragments
+        .list
+        .iter()
+        .zip(&plan.fragments)
+        .map(own)
+        .collect();
+    let files = own.split_off(own.len() - fragments.files);
+    own.into_iter()
+        .chain(plan.shared.iter().map(shared))
+        .chain(files)
+        .collect()
+}
+
+enum What {
+    Tar(Fragment, FragmentPlan),
+    Member(Fragment, FragmentPlan, Compressor),
+    Shared(SharedGroup, Compressor),
+}
+
+/// Makes one segment.
+struct Make {
+    kind: &'static str,
+    label: String,
+    key: Key,
+    what: What,
+}
+
+impl Step for Make {
+    fn kind(&self) -> &'static str {
+        self.kind
+    }
+
+    fn label(&self) -> String {
+        self.label.clone()
+    }
+
+    fn id(&self) -> Key {
+        self.key
+    }
+
+    fn next(&self, _got: &Results<'_>) -> Result<Next, StepError> {
+        let label = self.label.clone();
+        let what = match &self.what {
+            What::Tar(fragment, plan) => What::Tar(fragment.clone(), plan.clone()),
+            What::Member(fragment, plan, compressor) => {
+                What::Member(fragment.clone(), plan.clone(), *compressor)
+            }
+            What::Shared(group, compressor) => What::Shared(group.clone(), *compressor),
+        };
+        Ok(Next::Run(Task {
+            key: self.key,
+            lane: Lane::Cpu,
+            reuse: Reuse::Always,
+            work: Box::new(move |scope| {
+                let made = match &what {
+                    What::Tar(fragment, plan) => {
+                        tar::segment(scope.cache, fragment, plan).map(|segment| Member {
+                            segment,
+                            dropped_xattrs: 0,
+                            dropped_boot: 0,
+                        })
+                    }
+                    What::Member(fragment, plan, compressor) => {
+                        member(scope.cache, fragment, plan, *compressor)
+                    }
+                    What::Shared(group, compressor) => {
+                        shared_member(scope.cache, group, *compressor)
+                    }
+                };
+                let made = made.map_err(StepError::in_context(label.clone()))?;
+                if made.dropped_xattrs > 0 {
+                    scope.warn(format!(
+                        "{label}: {} files lose their extended attributes: an initrd cannot hold them",
+                        made.dropped_xattrs
+                    ));
+                }
+                if made.dropped_boot > 0 {
+                    scope.warn(format!(
+                        "{label}: {} files under boot/ are left out of the initrd, as LinuxKit does",
+                        made.dropped_boot
+                    ));
+                }
+                let stored = serde_json::to_vec(&Stored::from(&made.segment))
+                    .map_err(StepError::in_context(label.clone()))?;
+                let size = object_size(scope.cache, &made.segment.digest);
+                Ok(Action {
+                    outputs: vec![("segment".into(), made.segment.digest, size)],
+                    values: vec![("segment".into(), stored)],
+                    ..Action::default()
+                })
+            }),
+        }))
+    }
+}
+
+fn object_size(cache: &Cache, digest: &Digest) -> u64 {
+    cache.open_object(digest).map_or(0, |object| object.len())
+}

@@ -1,0 +1,109 @@
+//! The whole system: every component's tree, then every format's segments.
+//!
+//! Enters: a [`Plan`], in which every name is an origin. Leaves: `system`, whose value `outputs`
+//! lists the segments of each output file. This is the root of the graph;
+//! [`components`](super::components) makes the fragments, [`segment`](super::segment) their bytes.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, OnceLock};
+
+use kiln_cache::{Action, Key, KeyBuilder};
+
+use super::components::fragments;
+use super::kernel::Kernel;
+use super::root::Origin;
+use super::segment::outputs;
+use super::{Next, Results, Step, StepError};
+use crate::build::Format;
+use crate::event::Event;
+use crate::format::{Plan as SharePlan, share};
+use crate::spec::{Section, Spec};
+use crate::system::ids::Ids;
+use crate::tree::generate::Node;
+
+/// A system with nothing left to look up but bytes.
+pub struct Plan {
+    /// What was written.
+    pub spec: Spec,
+    /// Numeric ids by container name.
+    pub ids: Ids,
+    /// The kernel, when there is one.
+    pub kernel: Option<Arc<Kernel>>,
+    /// What is unpacked into `/`, in order.
+    pub init: Vec<Init>,
+    /// The origin of each container, section by section.
+    pub containers: BTreeMap<Section, Vec<Origin>>,
+    /// The origin of each volume; `None` for a blank one.
+    pub volumes: Vec<Option<Origin>>,
+    /// What `files` puts there, parents not included, with the digests of host files.
+    pub files: Vec<Node>,
+    /// What is asked for.
+    pub formats: Vec<Format>,
+}
+
+/// One thing unpacked into `/`.
+#[derive(Clone)]
+pub enum Init {
+    /// kiln's own init, a static binary.
+    Kiln(&'static [u8]),
+    /// An image.
+    Origin(Origin),
+}
+
+/// The root of the graph.
+pub struct System {
+    plan: Arc<Plan>,
+    /// What is stored once: known when all fragments are, and then the same for all formats.
+    shared: OnceLock<SharePlan>,
+}
+
+impl System {
+    /// Returns the step for a plan.
+    #[must_use]
+    pub fn new(plan: Arc<Plan>) -> Self {
+        Self {
+            plan,
+            shared: OnceLock::new(),
+        }
+    }
+}
+
+impl Step for System {
+    fn kind(&self) -> &'static str {
+        "system"
+    }
+
+    fn label(&self) -> String {
+        "system".to_owned()
+    }
+
+    fn id(&self) -> Key {
+        KeyBuilder::new("system", 1).finish()
+    }
+
+    fn next(&self, got: &Results<'_>) -> Result<Next, StepError> {
+        let fragments = match fragments(&self.plan, got)? {
+            Ok(fragments) => fragments,
+            Err(need) => return Ok(Next::Need(need)),
+        };
+        let shared = match self.shared.get() {
+            Some(shared) => shared,
+            None => {
+                for warning in &fragments.warnings {
+                    got.listener
+                        .event(&Event::Warning(format!("{}: {warning}", warning.at())));
+                }
+                let shared =
+                    share(got.cache, &fragments.list).map_err(StepError::in_context("system"))?;
+                self.shared.get_or_init(|| shared)
+            }
+        };
+        match outputs(&self.plan.formats, &fragments, shared, got)? {
+            Ok(outputs) => Ok(Next::Done(Action {
+                values: vec![("outputs".into(), outputs)],
+                ..Action::default()
+            })),
+            Err(need) => Ok(Next::Need(need)),
+        }
+    }
+}

@@ -6,25 +6,27 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use kiln_cache::{Action, Key, KeyBuilder};
+use kiln_cache::{Action, Cache, Digest, Key, KeyBuilder};
 
-use super::generated::Generated;
-use super::image::unpacked;
+use super::image::{tree_of, unpacked};
 use super::{Lane, Next, Results, Reuse, Step, StepError, Task};
 use crate::source::debian::transport::{Body, Transport, TransportError};
-use crate::source::debian::{self, DebianError, DebianRequest, Package};
+use crate::source::debian::{self, DebianError, DebianRequest, Package, finish};
 use crate::source::http::{Http, HttpError};
-use crate::tree::TreePath;
-use crate::tree::generate::{Body as NodeBody, Node};
+use crate::tree::flatten::flatten;
+use crate::tree::generate::{Body as NodeBody, Node, generate};
+use crate::tree::path::{is_under, name, parent};
+use crate::tree::tar::MemberKind;
 use crate::tree::unpack::Options;
+use crate::tree::{Kind, Tree, TreePath};
 
 /// Changes when the tree of the same package may change.
 const PACKAGE_VERSION: u32 = 1;
 /// Changes when the index of the same archives may be stored in another form.
 const INDEX_VERSION: u32 = 1;
 
-/// Directories at the top that live below `usr`, and are links to there (merged /usr).
-const MERGED: [&str; 6] = ["bin", "lib", "lib32", "lib64", "libx32", "sbin"];
+/// Changes when the same packages may be finished in another way.
+const FINISH_VERSION: u32 = 1;
 
 /// Packages as the YAML asks for them, and how to reach them.
 pub struct Packages {
@@ -90,60 +92,164 @@ impl Packages {
             Ok(packages) => packages,
             Err(need) => return Ok(Err(need)),
         };
+        // Those that replace files of others lie above them.
+        let packages: Vec<Package> = finish::order::layers(&packages)
+            .into_iter()
+            .map(|at| packages[at].clone())
+            .collect();
         let step = |package| {
             Arc::new(OnePackage {
                 origin: self.clone(),
                 package,
             }) as Arc<dyn Step>
         };
-        let mut steps: Vec<Arc<dyn Step>> = packages.into_iter().map(step).collect();
+        let mut steps: Vec<Arc<dyn Step>> = packages.iter().cloned().map(step).collect();
         let done = match got.all(&steps) {
             Ok(done) => done,
             Err(need) => return Ok(Err(need)),
         };
-        let links = merged_links(&done);
-        if !links.is_empty() {
-            steps.push(Arc::new(Generated {
-                kind: "finish",
-                label: "merged /usr".into(),
-                nodes: links,
-            }));
+        let mut trees = Vec::new();
+        for action in &done {
+            trees.push(tree_of(action, &self.context())?);
         }
+        let finish = Finish {
+            origin: self.clone(),
+            packages,
+            trees,
+        };
+        steps.push(Arc::new(finish));
         Ok(Ok(steps))
     }
 }
 
-/// Returns the links at the top that these packages' files are reached by.
-fn merged_links(packages: &[Arc<Action>]) -> Vec<Node> {
-    let used = |top: &str| {
-        packages.iter().any(|package| {
-            package
-                .value("merged")
-                .unwrap_or_default()
-                .split(|byte| *byte == b' ')
-                .any(|word| word == top.as_bytes())
-        })
+/// Returns where an entry of a package goes in a system with merged /usr.
+fn place(path: &TreePath, kind: MemberKind) -> Option<TreePath> {
+    let kind = match kind {
+        MemberKind::Directory => finish::Kind::Directory,
+        MemberKind::Symlink => finish::Kind::Symlink,
+        MemberKind::File | MemberKind::HardLink => finish::Kind::File,
+        _ => finish::Kind::Other,
     };
-    let link = |top: &str| {
-        let body = NodeBody::Symlink(format!("usr/{top}").into_bytes());
-        Node::new(TreePath::from_clean(top.as_bytes()), body, 0o777)
-    };
-    MERGED
-        .iter()
-        .copied()
-        .filter(|top| used(top))
-        .map(link)
-        .collect()
+    if finish::merge::is_own_link(path.as_bytes(), kind) {
+        return None;
+    }
+    Some(TreePath::from_clean(&finish::merge::map_path(
+        path.as_bytes(),
+    )))
 }
 
-/// Returns where a path of a package goes in a system with merged /usr.
-fn merge_usr(path: &TreePath) -> TreePath {
-    let bytes = path.as_bytes();
-    let top = bytes.split(|byte| *byte == b'/').next().unwrap_or_default();
-    if MERGED.iter().any(|merged| merged.as_bytes() == top) {
-        return TreePath::from_clean(b"usr").join(bytes);
+/// Does what the packages' maintainer scripts would have done and matters, as one more layer.
+struct Finish {
+    origin: Arc<Packages>,
+    packages: Vec<Package>,
+    trees: Vec<Digest>,
+}
+
+impl Step for Finish {
+    fn kind(&self) -> &'static str {
+        "finish"
     }
-    path.clone()
+
+    fn label(&self) -> String {
+        self.origin.request.packages.join(" ")
+    }
+
+    fn id(&self) -> Key {
+        KeyBuilder::new("finish", FINISH_VERSION)
+            .list("trees", self.trees.iter().map(Digest::as_bytes))
+            .list(
+                "packages",
+                self.packages
+                    .iter()
+                    .map(|package| package.control.as_bytes()),
+            )
+            .finish()
+    }
+
+    fn next(&self, _got: &Results<'_>) -> Result<Next, StepError> {
+        let (trees, packages) = (self.trees.clone(), self.packages.clone());
+        let context = self.origin.context();
+        Ok(Next::Run(Task {
+            key: self.id(),
+            lane: Lane::Cpu,
+            reuse: Reuse::Always,
+            work: Box::new(move |scope| {
+                let failed = |error: Box<dyn std::error::Error + Send + Sync>| {
+                    StepError::new(context, error)
+                };
+                extras(scope.cache, &trees, &packages).map_err(failed)
+            }),
+        }))
+    }
+}
+
+fn extras(
+    cache: &Cache,
+    trees: &[Digest],
+    packages: &[Package],
+) -> Result<Action, Box<dyn std::error::Error + Send + Sync>> {
+    let (merged, _) = flatten(cache, trees, &Default::default())?;
+    let listing = Merged {
+        cache,
+        tree: Tree::open(cache, &merged)?,
+    };
+    let mut nodes = Vec::new();
+    for (path, extra) in finish::finish(&listing, packages)? {
+        let body = match extra.what {
+            finish::What::Directory => NodeBody::Directory,
+            finish::What::File(bytes) => NodeBody::Bytes(bytes),
+            finish::What::Symlink(target) => NodeBody::Symlink(target),
+        };
+        let node = Node::new(
+            TreePath::from_clean(&path),
+            body,
+            (extra.mode & 0o7777) as u16,
+        );
+        nodes.push(Node {
+            uid: extra.uid,
+            gid: extra.gid,
+            ..node
+        });
+    }
+    Ok(super::generated::action(&generate(cache, &nodes)?))
+}
+
+/// What the packages hold together.
+struct Merged<'a> {
+    cache: &'a Cache,
+    tree: Tree,
+}
+
+impl finish::Listing for Merged<'_> {
+    fn kind(&self, path: &[u8]) -> Option<finish::Kind> {
+        self.tree.find(path).map(|entry| match entry.kind() {
+            Kind::Directory => finish::Kind::Directory,
+            Kind::File => finish::Kind::File,
+            Kind::Symlink => finish::Kind::Symlink,
+            _ => finish::Kind::Other,
+        })
+    }
+
+    fn names(&self, directory: &[u8]) -> Vec<Vec<u8>> {
+        let Some(at) = self.tree.position(directory) else {
+            return Vec::new();
+        };
+        let below = (at + 1..self.tree.len()).map(|index| self.tree.get(index).path());
+        below
+            .take_while(|path| is_under(path, directory))
+            .filter(|path| parent(path) == Some(directory))
+            .map(|path| name(path).to_vec())
+            .collect()
+    }
+
+    fn read(&self, path: &[u8]) -> std::io::Result<Vec<u8>> {
+        let Some(entry) = self.tree.find(path) else {
+            return Err(std::io::ErrorKind::NotFound.into());
+        };
+        let mut bytes = Vec::new();
+        std::io::Read::read_to_end(&mut super::kernel::open(self.cache, &entry)?, &mut bytes)?;
+        Ok(bytes)
+    }
 }
 
 fn debian_error(context: String) -> impl FnOnce(DebianError) -> StepError {
@@ -339,36 +445,13 @@ impl Step for OnePackage {
                 let context = format!("package {} {}", package.name, package.version);
                 let mut files =
                     debian::fetch(&origin.http, &package).map_err(debian_error(context.clone()))?;
-                let map = |path: &TreePath| Some(merge_usr(path));
-                let merged = std::sync::Mutex::new(std::collections::BTreeSet::new());
-                let map = |path: &TreePath| {
-                    let to = map(path)?;
-                    if to != *path {
-                        let top = path
-                            .as_bytes()
-                            .split(|byte| *byte == b'/')
-                            .next()
-                            .unwrap_or_default();
-                        merged
-                            .lock()
-                            .unwrap_or_else(std::sync::PoisonError::into_inner)
-                            .insert(top.to_vec());
-                    }
-                    Some(to)
-                };
                 let options = Options {
                     literal_whiteouts: true,
-                    map: Some(&map),
+                    map: Some(&place),
                     ..Options::default()
                 };
-                let mut action =
-                    unpacked(scope, &mut files, &options, package.size, context.clone())?;
+                let action = unpacked(scope, &mut files, &options, package.size, context.clone())?;
                 files.finish().map_err(StepError::in_context(context))?;
-                let merged = merged
-                    .into_inner()
-                    .unwrap_or_else(std::sync::PoisonError::into_inner);
-                let merged: Vec<Vec<u8>> = merged.into_iter().collect();
-                action.values.push(("merged".into(), merged.join(&b' ')));
                 Ok(action)
             }),
         }))

@@ -12,7 +12,7 @@ use super::image::tree_of;
 use super::root::{Origin, Purpose, Root};
 use super::{Lane, Next, Results, Reuse, Scope, Step, StepError, Task};
 use crate::spec::Modules;
-use crate::system::kernel::initrd_compressor;
+use crate::system::kernel::{KernelConfig, compressor, embedded_config};
 use crate::tree::generate::{Body, MTIME, Node, generate};
 use crate::tree::unpack::{Options, unpack};
 use crate::tree::{Entry, EntryRef, Kind, Tree, TreePath, TreeWriter};
@@ -134,7 +134,15 @@ impl Work {
         };
         outputs.extend(modules.map(|modules| ("modules".to_owned(), modules)));
         let config = self.config(cache, &tree, &kernel)?;
-        let compressor = initrd_compressor(config.as_deref());
+        let config = match config {
+            Some(text) => KernelConfig::parse(&text),
+            None => {
+                let image = open(cache, &kernel).map_err(self.failed())?;
+                // A kernel that cannot be looked into may still boot: then what all read is used.
+                embedded_config(image).unwrap_or_default()
+            }
+        };
+        let compressor = compressor(config.as_ref()).map_err(self.failed())?;
         let size = |digest: &Digest| cache.open_object(digest).map_or(0, |object| object.len());
         Ok(Action {
             outputs: outputs
@@ -259,7 +267,8 @@ impl Work {
             Some(Modules::Matching(patterns)) => Some(patterns.as_slice()),
             Some(Modules::All) | None => None,
         };
-        super::modules::modules(cache, tree, patterns).map_err(self.failed())
+        super::modules::modules(cache, tree, patterns)
+            .map_err(|error| StepError::new(self.context.clone(), error))
     }
 
     /// Finds the configuration that a package ships beside its kernel.

@@ -40,7 +40,7 @@ impl<'o> Indexer<'o> {
 
     /// Takes the next member.
     pub(super) fn take(&mut self, member: Member) -> Result<(), String> {
-        let Some(place) = self.place(&member.path)? else {
+        let Some(place) = self.place(&member.path, member.kind)? else {
             return Ok(());
         };
         if !self.options.literal_whiteouts && self.whiteout(&place)? {
@@ -48,7 +48,7 @@ impl<'o> Indexer<'o> {
         }
         let too_large = |error: TreeError| error.to_string();
         if member.kind == MemberKind::HardLink {
-            let Some(target) = self.place(&member.link)? else {
+            let Some(target) = self.place(&member.link, MemberKind::File)? else {
                 return Err(format!(
                     "\"{place}\" is a hard link to a path that is left out"
                 ));
@@ -108,7 +108,7 @@ impl<'o> Indexer<'o> {
             .insert(path.as_bytes().into(), self.writer.len());
     }
 
-    fn place(&self, raw: &[u8]) -> Result<Option<TreePath>, String> {
+    fn place(&self, raw: &[u8], kind: MemberKind) -> Result<Option<TreePath>, String> {
         let path = TreePath::parse(raw).map_err(|error| {
             format!(
                 "\"{}\" {error}",
@@ -116,7 +116,7 @@ impl<'o> Indexer<'o> {
             )
         })?;
         Ok(match self.options.map {
-            Some(map) => map(&path),
+            Some(map) => map(&path, kind),
             None => Some(path),
         })
     }

@@ -15,7 +15,7 @@ use sha2::Digest as _;
 use super::TreeError;
 use super::TreePath;
 use super::layer::Indexer;
-use super::tar::{Parser, TarError};
+use super::tar::{MemberKind, Parser, TarError};
 use crate::digest::Sha256;
 
 /// Size of a buffer between the two threads, and of reads.
@@ -36,8 +36,8 @@ pub struct Expect {
     pub diff_id: Option<Sha256>,
 }
 
-/// Says where a path goes, `None` to leave it out.
-pub type MapPath<'a> = &'a (dyn Fn(&TreePath) -> Option<TreePath> + Sync);
+/// Says where an entry goes, `None` to leave it out.
+pub type MapPath<'a> = &'a (dyn Fn(&TreePath, MemberKind) -> Option<TreePath> + Sync);
 
 /// How to unpack.
 #[derive(Clone, Copy, Default)]

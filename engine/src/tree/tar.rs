@@ -113,8 +113,10 @@ enum State {
     SparseMap { left: u64 },
     /// Passing over a file's data.
     Data { left: u64 },
-    /// Passing over padding or what an ignored member holds.
+    /// Passing over what an ignored member holds.
     Skip { left: u64 },
+    /// Passing over what fills a file's last block.
+    Padding { left: u64 },
     /// After the end marker: whatever follows is not looked at.
     End,
 }
@@ -144,7 +146,6 @@ struct Current {
     hasher: blake3::Hasher,
     /// Index into the extents and how much of that extent was hashed.
     extent: (usize, u64),
-    hashed: u64,
 }
 
 impl Default for Parser {
@@ -202,6 +203,15 @@ impl Parser {
                     };
                     taken
                 }
+                State::Padding { left } => {
+                    let taken = clamp(left, bytes.len());
+                    let left = left - taken as u64;
+                    self.state = match left {
+                        0 => State::Header,
+                        left => State::Padding { left },
+                    };
+                    taken
+                }
                 State::End => bytes.len(),
             };
             self.offset += taken as u64;
@@ -218,7 +228,8 @@ impl Parser {
         // A missing end marker is common and harmless; half a member is not.
         let whole = match self.state {
             State::Header => self.filled == 0 && self.local.is_empty(),
-            State::End => true,
+            // Archives whose writer was not closed lack the last padding; umoci makes such.
+            State::End | State::Padding { .. } => true,
             _ => false,
         };
         if whole {
@@ -447,7 +458,6 @@ impl Parser {
             stored,
             hasher: blake3::Hasher::new(),
             extent: (0, 0),
-            hashed: 0,
         };
         self.begin(current, kind, data, sink)
     }
@@ -738,17 +748,18 @@ impl Parser {
         sink: &mut dyn Sink,
     ) -> Result<usize, TarError> {
         let taken = clamp(left, bytes.len());
-        if let Some(current) = &mut self.current {
-            let data = clamp(current.stored - current.hashed, taken);
-            current.hash(&bytes[..data]);
-        }
         let left = left - taken as u64;
-        self.state = if left == 0 {
-            State::Header
-        } else {
-            State::Data { left }
-        };
+        self.state = State::Data { left };
+        let mut padding = 0;
+        if let Some(current) = &mut self.current {
+            current.hash(&bytes[..taken]);
+            padding = round_up(current.stored) - current.stored;
+        }
         if left == 0 {
+            self.state = match padding {
+                0 => State::Header,
+                left => State::Padding { left },
+            };
             self.complete(sink)?;
         }
         Ok(taken)
@@ -771,7 +782,6 @@ impl Parser {
 impl Current {
     /// Hashes the next bytes of data, and the holes before them.
     fn hash(&mut self, mut bytes: &[u8]) {
-        self.hashed += bytes.len() as u64;
         if self.member.extents.is_empty() {
             self.hasher.update(bytes);
             return;

@@ -355,3 +355,259 @@ pub fn fetch<'h>(
         source,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read as _;
+
+    use super::packages::testing::stanzas;
+    use super::signed::testing::Gpg;
+    use super::transport::testing::Memory;
+    use super::*;
+
+    const BASE: &str = "http://a.test/debian/dists/bookworm";
+    /// 25 November 2026.
+    const NOW: i64 = 1_795_600_000;
+
+    /// An archive of one package, signed by `gpg`, and how to ask it.
+    struct Archive {
+        gpg: Gpg,
+        http: Memory,
+        release: String,
+        packages: Vec<u8>,
+        hashed: String,
+    }
+
+    impl Archive {
+        fn new() -> Self {
+            let gpg = Gpg::new();
+            gpg.key("archive", "ed25519", &[], "never");
+            let packages = stanzas("a 1; Depends: b\nb 2").into_bytes();
+            let hash = Sha256::of(&packages).hex();
+            let release = format!(
+                "Suite: oldstable\nCodename: bookworm\nDate: Mon, 23 Nov 2026 11:22:37 UTC\n\
+                 Valid-Until: Mon, 30 Nov 2026 11:22:37 UTC\nAcquire-By-Hash: yes\nComponents: main\n\
+                 Architectures: amd64\nSHA256:\n {hash} {} main/binary-amd64/Packages\n",
+                packages.len()
+            );
+            let mut this = Self {
+                gpg,
+                http: Memory::default(),
+                release: String::new(),
+                hashed: format!("{BASE}/main/binary-amd64/by-hash/SHA256/{hash}"),
+                packages,
+            };
+            this.publish(&release);
+            this
+        }
+
+        fn publish(&mut self, release: &str) {
+            self.release = release.to_owned();
+            let signed = self.gpg.sign(release, &[]);
+            let files = &mut self.http.files;
+            files.insert(format!("{BASE}/InRelease"), signed);
+            files.insert(
+                format!("{BASE}/main/binary-amd64/Packages"),
+                self.packages.clone(),
+            );
+            files.insert(self.hashed.clone(), self.packages.clone());
+        }
+
+        fn sources(&self) -> Vec<Trusted> {
+            let source = apt::mirror_sources("http://a.test/debian", "bookworm", "amd64")
+                .unwrap()
+                .remove(0);
+            vec![Trusted {
+                source,
+                keys: vec![self.gpg.export("archive", true)],
+            }]
+        }
+
+        fn ask(&self) -> Result<Index, DebianError> {
+            index(&self.http, &self.sources(), "amd64", NOW)
+        }
+
+        fn error(&self) -> (String, String) {
+            let error = self.ask().unwrap_err();
+            (error.to_string(), error.hints().join("; "))
+        }
+    }
+
+    #[test]
+    fn asks_by_hash_and_falls_back() {
+        let mut archive = Archive::new();
+        assert_eq!(archive.ask().unwrap().len(), 2);
+        assert_eq!(
+            *archive.http.log.lock().unwrap(),
+            [format!("{BASE}/InRelease"), archive.hashed.clone()]
+        );
+        archive.http.files.remove(&archive.hashed);
+        archive.http.breaks = Some(40);
+        archive.http.log.lock().unwrap().clear();
+        let error = archive.error().0;
+        assert!(error.contains("not a clear-signed text"), "{error}"); // InRelease breaks off, too
+        archive.http.breaks = None;
+        assert_eq!(archive.ask().unwrap().len(), 2);
+        let release = archive.release.replace("Acquire-By-Hash: yes\n", "");
+        archive.publish(&release);
+        archive.http.log.lock().unwrap().clear();
+        archive.ask().unwrap();
+        assert!(archive.http.log.lock().unwrap()[1].ends_with("main/binary-amd64/Packages"));
+    }
+
+    #[test]
+    fn says_what_is_wrong_and_what_helps() {
+        let mut archive = Archive::new();
+        let good = archive.release.clone();
+
+        archive.publish(&good.replace("Mon, 30 Nov", "Tue, 24 Nov"));
+        let (error, hint) = archive.error();
+        assert!(
+            error.starts_with(&format!("{BASE}/InRelease: it expired 1 days ago"))
+                || error.contains("hours ago"),
+            "{error}"
+        );
+        assert!(hint.contains("check-valid-until=no"), "{hint}");
+        let mut sources = archive.sources();
+        sources[0].source.check_valid_until = false;
+        assert!(
+            index(&archive.http, &sources, "amd64", NOW).is_ok(),
+            "frozen archives"
+        );
+
+        archive.publish(
+            &good
+                .replace("bookworm", "trixie")
+                .replace("oldstable", "stable"),
+        );
+        assert!(
+            archive
+                .error()
+                .0
+                .contains("it is the release of trixie (stable), not of bookworm")
+        );
+
+        archive.publish(&good);
+        archive.packages[0] ^= 1;
+        archive.publish(&good);
+        let (error, hint) = archive.error();
+        assert!(
+            error.starts_with(&format!("{BASE}/main/binary-amd64/Packages: cannot read")),
+            "{error}"
+        );
+        assert!(
+            error.contains("the index says") && hint.contains("try again"),
+            "{error} {hint}"
+        );
+
+        let mut sources = archive.sources();
+        sources[0].keys.clear();
+        let error = index(&archive.http, &sources, "amd64", NOW).unwrap_err();
+        assert!(
+            error.to_string().contains("is not among the keys"),
+            "{error}"
+        );
+        assert!(error.hints()[0].contains("keyring"));
+
+        archive.http.files.clear();
+        assert_eq!(
+            archive.error().0,
+            format!("cannot get {BASE}/InRelease: 404 not found")
+        );
+        let gone = Package {
+            name: "a".to_owned(),
+            version: "1".to_owned(),
+            architecture: "amd64".to_owned(),
+            urls: vec!["http://a.test/debian/pool/a_1.deb".to_owned()],
+            size: 1,
+            sha256: Sha256::of(b""),
+            control: String::new(),
+        };
+        let Err(error) = fetch(&archive.http, &gone) else {
+            panic!("there is nothing to fetch");
+        };
+        assert!(error.hints()[0].contains("--pull"), "{error}");
+    }
+
+    #[test]
+    fn an_index_is_no_larger_than_it_says() {
+        let mut archive = Archive::new();
+        let mut packed = Vec::new();
+        flate2::read::GzEncoder::new(&archive.packages[..], flate2::Compression::fast())
+            .read_to_end(&mut packed)
+            .unwrap();
+        // The signed release says that the index inflates to ten bytes only.
+        let release = archive.release.replace(
+            &format!(" {} main/", archive.packages.len()),
+            &format!(
+                " 10 main/binary-amd64/Packages\n {} {} main/",
+                Sha256::of(&packed).hex(),
+                packed.len()
+            ),
+        );
+        let release = format!("{}.gz\n", release.trim_end());
+        archive.publish(&release);
+        archive
+            .http
+            .files
+            .insert(format!("{BASE}/main/binary-amd64/Packages.gz"), packed);
+        let error = archive.error().0;
+        assert!(error.contains("line 2 of the package index"), "{error}");
+    }
+
+    #[test]
+    fn sources_come_from_the_mirror_or_the_host() {
+        let root = tempfile::tempdir().unwrap();
+        let write = |path: &str, text: &str| {
+            let path = root.path().join(path);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, text).unwrap();
+        };
+        write("etc/os-release", "VERSION_CODENAME=bookworm\n");
+        write(
+            "etc/apt/sources.list",
+            "deb [signed-by=/k.gpg] http://h.test bookworm main\n",
+        );
+        write("k.gpg", "host");
+        write("mine.gpg", "mine");
+        let mut request = DebianRequest {
+            suite: None,
+            packages: Vec::new(),
+            mirror: None,
+            keyring: None,
+            architecture: "amd64".to_owned(),
+        };
+        let ask = |request: &DebianRequest| {
+            sources(root.path(), request).map(|found| {
+                let one = &found[0];
+                format!(
+                    "{} {} {}",
+                    one.source.url,
+                    one.source.suite,
+                    String::from_utf8_lossy(&one.keys[0].bytes)
+                )
+            })
+        };
+        assert_eq!(ask(&request).unwrap(), "http://h.test bookworm host");
+        request.keyring = Some(root.path().join("mine.gpg"));
+        assert_eq!(ask(&request).unwrap(), "http://h.test bookworm mine");
+        request.mirror = Some("http://m.test/debian/".to_owned());
+        assert_eq!(ask(&request).unwrap(), "http://m.test/debian bookworm mine");
+        write("etc/apt/sources.list", "nonsense\n");
+        assert_eq!(
+            ask(&request).unwrap(),
+            "http://m.test/debian bookworm mine",
+            "not looked at"
+        );
+        request.mirror = None;
+        assert!(
+            ask(&request)
+                .unwrap_err()
+                .to_string()
+                .contains("sources.list:1: type \"nonsense\"")
+        );
+        write("etc/apt/sources.list", "");
+        let error = ask(&request).unwrap_err();
+        assert_eq!(error.hints(), ["name a mirror: mirror: URL"]);
+    }
+}

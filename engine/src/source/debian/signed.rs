@@ -419,9 +419,94 @@ fn issuer(signature: &Signature) -> String {
 }
 
 #[cfg(test)]
+pub(super) mod testing {
+    //! GnuPG makes keys and signatures for tests.
+
+    use std::fs;
+    use std::path::PathBuf;
+    use std::process::Command;
+
+    use super::KeyFile;
+
+    /// A GnuPG home with keys of its own; its agent ends with it.
+    pub(crate) struct Gpg(pub(super) tempfile::TempDir);
+
+    impl Gpg {
+        pub(crate) fn new() -> Self {
+            let dir = tempfile::Builder::new()
+                .prefix("kg")
+                .tempdir_in("/tmp")
+                .unwrap();
+            Self(dir)
+        }
+
+        pub(crate) fn path(&self, name: &str) -> PathBuf {
+            self.0.path().join(name)
+        }
+
+        pub(crate) fn run(&self, args: &[&str]) -> Vec<u8> {
+            let output = Command::new("gpg")
+                .arg("--homedir")
+                .arg(self.0.path())
+                .args([
+                    "--batch",
+                    "--yes",
+                    "--no-tty",
+                    "--passphrase",
+                    "",
+                    "--pinentry-mode",
+                    "loopback",
+                ])
+                .args(args)
+                .output()
+                .expect("gpg is there");
+            let log = String::from_utf8_lossy(&output.stderr);
+            assert!(output.status.success(), "gpg {args:?}: {log}");
+            output.stdout
+        }
+
+        pub(crate) fn key(&self, name: &str, algorithm: &str, extra: &[&str], expire: &str) {
+            let args = ["--quick-gen-key", name, algorithm, "sign", expire];
+            self.run(&[extra, &args].concat());
+        }
+
+        pub(crate) fn export(&self, name: &str, armor: bool) -> KeyFile {
+            let args: &[&str] = if armor {
+                &["--armor", "--export", name]
+            } else {
+                &["--export", name]
+            };
+            let bytes = self.run(args);
+            KeyFile {
+                name: name.to_owned(),
+                bytes,
+            }
+        }
+
+        pub(crate) fn sign(&self, text: &str, extra: &[&str]) -> Vec<u8> {
+            let path = self.path("text");
+            fs::write(&path, text).unwrap();
+            let path = path.to_str().unwrap().to_owned();
+            self.run(&[extra, &["--clearsign", "--output", "-", &path]].concat())
+        }
+    }
+
+    impl Drop for Gpg {
+        fn drop(&mut self) {
+            let home = self.0.path();
+            let _ = Command::new("gpgconf")
+                .arg("--homedir")
+                .arg(home)
+                .args(["--kill", "gpg-agent"])
+                .status();
+        }
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use std::fs;
-    use std::path::{Path, PathBuf};
+    use std::path::Path;
     use std::process::Command;
     use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -430,6 +515,7 @@ mod tests {
     use super::super::apt::{HostApt, pick};
     use super::super::release::Release;
     use super::super::transport::{read_all, testing::Net};
+    use super::testing::Gpg;
     use super::*;
 
     const TEXT: &str = "\
@@ -451,80 +537,6 @@ SHA256:
     fn now() -> i64 {
         let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
         i64::try_from(since.as_secs()).unwrap()
-    }
-
-    /// A GnuPG home with keys of its own; its agent ends with it.
-    struct Gpg(tempfile::TempDir);
-
-    impl Gpg {
-        fn new() -> Self {
-            let dir = tempfile::Builder::new()
-                .prefix("kg")
-                .tempdir_in("/tmp")
-                .unwrap();
-            Self(dir)
-        }
-
-        fn path(&self, name: &str) -> PathBuf {
-            self.0.path().join(name)
-        }
-
-        fn run(&self, args: &[&str]) -> Vec<u8> {
-            let output = Command::new("gpg")
-                .arg("--homedir")
-                .arg(self.0.path())
-                .args([
-                    "--batch",
-                    "--yes",
-                    "--no-tty",
-                    "--passphrase",
-                    "",
-                    "--pinentry-mode",
-                    "loopback",
-                ])
-                .args(args)
-                .output()
-                .expect("gpg is there");
-            let log = String::from_utf8_lossy(&output.stderr);
-            assert!(output.status.success(), "gpg {args:?}: {log}");
-            output.stdout
-        }
-
-        fn key(&self, name: &str, algorithm: &str, extra: &[&str], expire: &str) {
-            let args = ["--quick-gen-key", name, algorithm, "sign", expire];
-            self.run(&[extra, &args].concat());
-        }
-
-        fn export(&self, name: &str, armor: bool) -> KeyFile {
-            let args: &[&str] = if armor {
-                &["--armor", "--export", name]
-            } else {
-                &["--export", name]
-            };
-            let bytes = self.run(args);
-            KeyFile {
-                name: name.to_owned(),
-                bytes,
-            }
-        }
-
-        fn sign(&self, text: &str, extra: &[&str]) -> Vec<u8> {
-            let path = self.path("text");
-            fs::write(&path, text).unwrap();
-            let path = path.to_str().unwrap().to_owned();
-            self.run(&[extra, &["--clearsign", "--output", "-", &path]].concat())
-        }
-    }
-
-    impl Drop for Gpg {
-        fn drop(&mut self) {
-            let home = self.0.path();
-            let _ = Command::new("gpgconf")
-                .arg("--homedir")
-                .arg(home)
-                .args(["--kill", "gpg-agent"])
-                .status();
-        }
     }
 
     /// What gpgv says, read as apt reads it.

@@ -288,6 +288,16 @@ pub(super) mod testing {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+    use std::fs;
+    use std::os::unix::ffi::OsStrExt as _;
+    use std::os::unix::fs::{PermissionsExt as _, symlink};
+    use std::path::{Path, PathBuf};
+    use std::process::Command;
+    use std::time::{SystemTime, UNIX_EPOCH};
+
+    use super::super::transport::testing::Net;
+    use super::super::{DebianRequest, fetch, index, solve::solve, sources};
     use super::testing::{Memory, text};
     use super::*;
 
@@ -329,6 +339,138 @@ mod tests {
             bare.len(),
             2,
             "a static program alone gets nothing but its record"
+        );
+    }
+
+    /// A directory on disk.
+    struct Disk(PathBuf);
+
+    impl Disk {
+        fn path(&self, path: &[u8]) -> PathBuf {
+            self.0.join(std::ffi::OsStr::from_bytes(path))
+        }
+    }
+
+    impl Listing for Disk {
+        fn kind(&self, path: &[u8]) -> Option<Kind> {
+            let kind = fs::symlink_metadata(self.path(path)).ok()?.file_type();
+            Some(match () {
+                () if kind.is_dir() => Kind::Directory,
+                () if kind.is_symlink() => Kind::Symlink,
+                () => Kind::File,
+            })
+        }
+
+        fn names(&self, directory: &[u8]) -> Vec<Vec<u8>> {
+            let Ok(entries) = fs::read_dir(self.path(directory)) else {
+                return Vec::new();
+            };
+            let names: BTreeSet<Vec<u8>> = entries
+                .map(|e| e.unwrap().file_name().as_bytes().to_vec())
+                .collect();
+            names.into_iter().collect()
+        }
+
+        fn read(&self, path: &[u8]) -> io::Result<Vec<u8>> {
+            fs::read(self.path(path))
+        }
+    }
+
+    fn unpack(package: &Package, disk: &Disk) {
+        let net = Net::new();
+        let mut data = fetch(&net, package).unwrap_or_else(|error| panic!("{error}"));
+        for entry in tar::Archive::new(&mut data).entries().unwrap() {
+            let mut entry = entry.unwrap();
+            let path = entry.path_bytes().to_vec();
+            let path = path.strip_prefix(b"./").unwrap_or(&path);
+            let target = disk.path(&merge::map_path(path.strip_suffix(b"/").unwrap_or(path)));
+            fs::create_dir_all(target.parent().unwrap()).unwrap();
+            if entry.header().entry_type() == tar::EntryType::Link {
+                let link = entry.link_name_bytes().unwrap().to_vec();
+                let link = link.strip_prefix(b"./").unwrap_or(&link);
+                fs::hard_link(disk.path(&merge::map_path(link)), target).unwrap();
+            } else {
+                entry.unpack(target).unwrap();
+            }
+        }
+        data.finish().unwrap();
+    }
+
+    fn lay(extras: &Extras, disk: &Disk) {
+        for (path, extra) in extras {
+            let target = disk.path(path);
+            fs::create_dir_all(target.parent().unwrap()).unwrap();
+            match &extra.what {
+                What::Directory => fs::create_dir_all(&target).unwrap(),
+                What::File(bytes) => fs::write(&target, bytes).unwrap(),
+                What::Symlink(link) => symlink(std::ffi::OsStr::from_bytes(link), &target).unwrap(),
+            }
+            if !matches!(extra.what, What::Symlink(_)) {
+                fs::set_permissions(&target, fs::Permissions::from_mode(extra.mode)).unwrap();
+            }
+        }
+    }
+
+    /// Real packages, unpacked and finished, work: programs find their libraries without a cache
+    /// of ld.so, `awk` through its alternative, users by name, and dpkg finds its record.
+    #[test]
+    fn a_system_of_real_packages_runs() {
+        let names = [
+            "base-files",
+            "base-passwd",
+            "libc-bin",
+            "dash",
+            "coreutils",
+            "mawk",
+            "dpkg",
+            "ca-certificates",
+        ];
+        let request = DebianRequest {
+            suite: None,
+            packages: names.map(str::to_owned).to_vec(),
+            mirror: None,
+            keyring: None,
+            architecture: "amd64".to_owned(),
+        };
+        let now = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap()
+            .as_secs();
+        let trusted = sources(Path::new("/"), &request).unwrap();
+        let index = index(&Net::new(), &trusted, "amd64", i64::try_from(now).unwrap())
+            .unwrap_or_else(|error| panic!("{error}"));
+        let packages = solve(&index, &request).unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let disk = Disk(dir.path().to_owned());
+        for at in order::layers(&packages) {
+            unpack(&packages[at], &disk);
+        }
+        lay(&finish(&disk, &packages).unwrap(), &disk);
+        let script = "id -un; echo 6 7 | awk '{ print $1 * $2 }'; readlink /bin /lib64; \
+                      stat -c %U:%a /etc/passwd; ls -d /var/run/lock; \
+                      dpkg-query -W -f '${db:Status-Abbrev}${Package}\\n' dash; \
+                      awk '/BEGIN CERT/ { n++ } END { print (n > 100) }' /etc/ssl/certs/ca-certificates.crt; \
+                      openssl verify /usr/share/ca-certificates/mozilla/ISRG_Root_X1.crt";
+        let output = Command::new("unshare")
+            .args(["--user", "--map-root-user", "chroot"])
+            .arg(dir.path())
+            .args([
+                "/usr/bin/env",
+                "-i",
+                "PATH=/usr/bin:/bin",
+                "sh",
+                "-c",
+                script,
+            ])
+            .output()
+            .expect("unshare is there");
+        let said = String::from_utf8_lossy(&output.stdout);
+        let log = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{said}{log}");
+        assert_eq!(
+            said,
+            "root\n42\nusr/bin\nusr/lib64\nroot:644\n/var/run/lock\nii dash\n1\n\
+             /usr/share/ca-certificates/mozilla/ISRG_Root_X1.crt: OK\n"
         );
     }
 }

@@ -3,6 +3,8 @@
 //! Enters: packages. Leaves: an order of layers, lowest first. dpkg lets a package take over
 //! files of those it `Replaces` (policy 7.6); the same must come out here, whatever the names.
 
+use std::collections::BTreeMap;
+
 use super::super::Package;
 use super::super::packages::Stanza;
 use super::super::relation;
@@ -11,9 +13,14 @@ use super::super::relation;
 /// otherwise in the order given. Two that replace each other stay in the order given.
 #[must_use]
 pub fn layers(packages: &[Package]) -> Vec<usize> {
+    let names = packages
+        .iter()
+        .enumerate()
+        .map(|(at, package)| (package.name.as_str(), at));
+    let by_name: BTreeMap<&str, usize> = names.collect();
     let below: Vec<Vec<usize>> = packages
         .iter()
-        .map(|package| replaced(packages, package))
+        .map(|package| replaced(&by_name, packages, package))
         .collect();
     let mut state = vec![State::New; packages.len()];
     let mut order = Vec::with_capacity(packages.len());
@@ -48,13 +55,17 @@ fn visit(start: usize, below: &[Vec<usize>], state: &mut [State], order: &mut Ve
     }
 }
 
-fn replaced(packages: &[Package], package: &Package) -> Vec<usize> {
+fn replaced(
+    by_name: &BTreeMap<&str, usize>,
+    packages: &[Package],
+    package: &Package,
+) -> Vec<usize> {
     let field = Stanza::new(&package.control)
         .field("Replaces")
         .unwrap_or_default();
     let mut found = Vec::new();
     for relation in relation::parse(field).unwrap_or_default().iter().flatten() {
-        if let Ok(at) = packages.binary_search_by(|other| other.name.as_str().cmp(relation.name))
+        if let Some(&at) = by_name.get(relation.name)
             && packages[at].name != package.name
             && relation.admits(&packages[at].version)
         {

@@ -29,9 +29,11 @@ const FIELDS: [&str; 18] = [
     "Homepage",
 ];
 
-/// Returns the text of `/var/lib/dpkg/status`; `packages` are sorted by name.
+/// Returns the text of `/var/lib/dpkg/status`, sorted by name.
 #[must_use]
 pub fn status(packages: &[Package]) -> String {
+    let mut packages: Vec<&Package> = packages.iter().collect();
+    packages.sort_by(|one, two| one.name.cmp(&two.name));
     let mut text = String::new();
     for package in packages {
         let stanza = Stanza::new(&package.control);
@@ -99,6 +101,8 @@ mod tests {
         };
         let packages = solve(&index, &request).unwrap();
         let text = status(&packages);
+        let backwards: Vec<Package> = packages.iter().rev().cloned().collect();
+        assert_eq!(status(&backwards), text);
         assert!(!text.contains("Filename") && !text.contains("SHA256"));
         let dir = tempfile::tempdir().unwrap();
         let admin = dir.path().join("var/lib/dpkg");

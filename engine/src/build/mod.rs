@@ -11,11 +11,11 @@ use std::io::{self, Write};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use kiln_cache::{Cache, CacheError};
 
-use crate::event::Listener;
+use crate::event::{Event, Listener};
 use crate::format::FormatError;
 use crate::lockfile::{Lock, LockError};
 use crate::spec::{SpecError, SpecErrors};
@@ -272,9 +272,37 @@ pub fn run(
             Err(error) => return Err(error),
             Ok(mut report) => {
                 report.duration = began.elapsed();
+                // Only the order of a later collection depends on it.
+                if let Err(error) = cache.touch(&used(request, &report)) {
+                    listener.event(&Event::Warning(error.to_string()));
+                }
                 return Ok(report);
             }
         }
+    }
+}
+
+/// Returns what the catalogue is told of a finished build.
+fn used(request: &Request, report: &Report) -> kiln_cache::Build {
+    let now = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
+    let label = request
+        .files
+        .last()
+        .and_then(|file| file.file_name())
+        .unwrap_or_default();
+    kiln_cache::Build {
+        at_ns: i64::try_from(now.as_nanos()).unwrap_or(i64::MAX),
+        duration_ns: u64::try_from(report.duration.as_nanos()).unwrap_or(u64::MAX),
+        label: label.to_string_lossy().into_owned(),
+        actions: report
+            .graph
+            .nodes
+            .iter()
+            .filter_map(|node| node.key)
+            .collect(),
+        payload: Vec::new(),
     }
 }
 

@@ -11,7 +11,7 @@ use super::generated::Generated;
 use super::image::tree_of;
 use super::root::{Origin, Purpose, Root, Stack};
 use super::system::{Init, Plan};
-use super::{Results, Step, StepError};
+use super::{Known, Need, Results, Step, StepError};
 use crate::format::{Fragment, Part};
 use crate::spec::{Section, Warning};
 use crate::system::bundle::{bundle_path, config_json, root_path, runtime_json};
@@ -22,9 +22,6 @@ use crate::tree::generate::{Body, Node};
 use crate::tree::path::{is_under, parent};
 use crate::tree::view::follow;
 use crate::tree::{Kind, Tree, TreePath};
-
-/// What is still needed.
-pub(crate) type Need = Vec<Arc<dyn Step>>;
 
 /// The fragments of a system.
 pub(crate) struct Fragments {
@@ -45,10 +42,7 @@ struct Pending {
 }
 
 /// Returns the fragments, or what is needed before they are known.
-pub(crate) fn fragments(
-    plan: &Plan,
-    got: &Results<'_>,
-) -> Result<Result<Fragments, Need>, StepError> {
+pub(crate) fn fragments(plan: &Plan, got: &Results<'_>) -> Known<Fragments> {
     let roots = Roots::of(plan);
     let all = roots.all();
     if got.all(&all).is_err() {

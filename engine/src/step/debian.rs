@@ -9,7 +9,7 @@ use std::sync::Arc;
 use kiln_cache::{Action, Cache, Digest, Key, KeyBuilder};
 
 use super::image::{tree_of, unpacked};
-use super::{Lane, Next, Results, Reuse, Step, StepError, Task};
+use super::{Known, Lane, Need, Next, Results, Reuse, Step, StepError, Task};
 use crate::source::debian::transport::{Body, Transport, TransportError};
 use crate::source::debian::{self, DebianError, DebianRequest, Package, finish};
 use crate::source::http::{Http, HttpError};
@@ -66,10 +66,7 @@ impl Packages {
     ///
     /// # Errors
     /// When the cache's record cannot be read.
-    pub fn solution(
-        self: &Arc<Self>,
-        got: &Results<'_>,
-    ) -> Result<Result<Vec<Package>, Vec<Arc<dyn Step>>>, StepError> {
+    pub fn solution(self: &Arc<Self>, got: &Results<'_>) -> Known<Vec<Package>> {
         if let Some(locked) = &self.locked {
             return Ok(Ok(locked.clone()));
         }
@@ -84,10 +81,7 @@ impl Packages {
     }
 
     /// Returns the steps for the layers, bottom first; or what is needed before they are known.
-    pub(crate) fn layers(
-        self: &Arc<Self>,
-        got: &Results<'_>,
-    ) -> Result<Result<Vec<Arc<dyn Step>>, Vec<Arc<dyn Step>>>, StepError> {
+    pub(crate) fn layers(self: &Arc<Self>, got: &Results<'_>) -> Known<Need> {
         let packages = match self.solution(got)? {
             Ok(packages) => packages,
             Err(need) => return Ok(Err(need)),
@@ -403,8 +397,7 @@ impl Step for Solve {
                 drop(bytes);
                 let solved = debian::solve::solve(&index, &packages.request)
                     .map_err(StepError::in_context(context.clone()))?;
-                let json =
-                    serde_json::to_vec(&solved).map_err(StepError::in_context(context.clone()))?;
+                let json = serde_json::to_vec(&solved).map_err(StepError::in_context(context))?;
                 Ok(Action {
                     values: vec![("packages".into(), json)],
                     ..Action::default()

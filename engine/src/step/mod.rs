@@ -38,6 +38,12 @@ pub trait Step: Send + Sync {
     fn next(&self, got: &Results<'_>) -> Result<Next, StepError>;
 }
 
+/// Steps whose results are still needed.
+pub type Need = Vec<Arc<dyn Step>>;
+
+/// What can be known now: the value, or what is needed first.
+pub type Known<T> = Result<Result<T, Need>, StepError>;
+
 /// A step's next move.
 pub enum Next {
     /// Results of other steps.

@@ -10,7 +10,7 @@ use kiln_cache::{Cache, Digest, Key, KeyBuilder};
 
 use super::debian::Packages;
 use super::image::{Directory, Image, Manifest, layers_of, tree_of};
-use super::{Lane, Next, Results, Reuse, Step, StepError, Task};
+use super::{Known, Lane, Next, Results, Reuse, Step, StepError, Task};
 use crate::tree::flatten::{Finish, flatten};
 use crate::tree::generate::{Body, Node, generate};
 use crate::tree::{Entry, Tree, TreePath};
@@ -57,10 +57,7 @@ impl Origin {
     }
 
     /// Returns the layers' trees, bottom first; or what is needed before they are known.
-    fn layers(
-        &self,
-        got: &Results<'_>,
-    ) -> Result<Result<Vec<Digest>, Vec<Arc<dyn Step>>>, StepError> {
+    fn layers(&self, got: &Results<'_>) -> Known<Vec<Digest>> {
         let steps = match &self.source {
             Source::Directory(path) => vec![Arc::new(Directory(path.clone())) as Arc<dyn Step>],
             Source::Debian(packages) => match packages.layers(got)? {

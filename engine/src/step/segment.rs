@@ -8,8 +8,8 @@ use std::sync::Arc;
 use kiln_cache::{Action, Cache, Digest, Key, KeyBuilder};
 use serde::{Deserialize, Serialize};
 
-use super::components::{Fragments, Need};
-use super::{Lane, Next, Results, Reuse, Step, StepError, Task};
+use super::components::Fragments;
+use super::{Known, Lane, Need, Next, Results, Reuse, Step, StepError, Task};
 use crate::build::Format;
 use crate::format::cpio::{Member, member, shared_member};
 use crate::format::output::{
@@ -70,16 +70,20 @@ pub(crate) fn outputs(
     fragments: &Fragments,
     plan: &Plan,
     got: &Results<'_>,
-) -> Result<Result<Vec<u8>, Need>, StepError> {
+) -> Known<Vec<u8>> {
     let wants = |format: &Format| formats.contains(format);
     let mut needed: Need = Vec::new();
-    let tar_steps = wants(&Format::Tar)
-        .then(|| tar_steps(fragments, plan))
-        .unwrap_or_default();
+    let tar_steps = if wants(&Format::Tar) {
+        tar_steps(fragments, plan)
+    } else {
+        Need::new()
+    };
     let initrd = wants(&Format::KernelInitrd) || wants(&Format::TarKernelInitrd);
-    let member_steps = initrd
-        .then(|| member_steps(fragments, plan))
-        .unwrap_or_default();
+    let member_steps = if initrd {
+        member_steps(fragments, plan)
+    } else {
+        Need::new()
+    };
     needed.extend(tar_steps.iter().chain(&member_steps).cloned());
     if let Err(need) = got.all(&needed) {
         return Ok(Err(need));
@@ -300,7 +304,7 @@ impl Step for Make {
                     ));
                 }
                 let stored = serde_json::to_vec(&Stored::from(&made.segment))
-                    .map_err(StepError::in_context(label.clone()))?;
+                    .map_err(StepError::in_context(label))?;
                 let size = object_size(scope.cache, &made.segment.digest);
                 Ok(Action {
                     outputs: vec![("segment".into(), made.segment.digest, size)],

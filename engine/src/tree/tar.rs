@@ -23,6 +23,9 @@ pub const SPARSE_MAX_BYTES: u64 = 16 << 30;
 /// The largest file.
 pub const FILE_MAX_BYTES: u64 = 1 << 42;
 
+/// Extended attributes, name and value.
+type Xattrs = Vec<(Vec<u8>, Vec<u8>)>;
+
 /// What a member is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum MemberKind {
@@ -619,7 +622,7 @@ impl Parser {
         self.meta.extend_from_slice(&bytes[..taken]);
         let left = left - taken as u64;
         self.state = State::SparseMap { left };
-        if self.meta.len() % BLOCK != 0 {
+        if !self.meta.len().is_multiple_of(BLOCK) {
             return Ok(taken);
         }
         let mut lines = self.meta.split(|byte| *byte == b'\n').map(decimal);
@@ -718,7 +721,7 @@ impl Parser {
         Ok(())
     }
 
-    fn xattrs(&self) -> Result<Vec<(Vec<u8>, Vec<u8>)>, TarError> {
+    fn xattrs(&self) -> Result<Xattrs, TarError> {
         let mut found = Vec::new();
         for (key, value) in self
             .global

@@ -104,7 +104,9 @@ impl Progress {
 
 impl Drop for Progress {
     fn drop(&mut self) {
-        if let Some(line) = self.shared.state().packages.line(self.shared.printer) {
+        // Not in the `if`: the lock would be held while printing, which takes it again.
+        let line = self.shared.state().packages.line(self.shared.printer);
+        if let Some(line) = line {
             self.shared.print(&line);
         }
         self.shared.state().ended = true;

@@ -50,7 +50,14 @@ fn a_tar_has_the_contract_s_layout() {
     space.write("system.yml", &yaml);
     space.build(&["system.yml", "--format", "tar"]);
     let entries = read_tar(&space.path("system.tar"));
-    let content = |path: &str| String::from_utf8(entries[path].content.clone()).unwrap();
+    let content = |path: &str| {
+        let entry = &entries[path];
+        let entry = entries
+            .get(&entry.link)
+            .filter(|_| entry.kind == tar::EntryType::Link)
+            .unwrap_or(entry);
+        String::from_utf8(entry.content.clone()).unwrap()
+    };
     assert_eq!(content("boot/cmdline"), "console=ttyS0");
     assert_eq!(content("boot/kernel"), "not really a kernel");
     assert_eq!(content("etc/motd"), "replaced");

@@ -6,5 +6,7 @@
 
 mod support;
 
+mod boot;
 mod build;
+mod debian;
 mod registry;

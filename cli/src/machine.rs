@@ -37,20 +37,25 @@ pub(crate) struct Model {
     /// Debian's package of the program.
     pub(crate) package: &'static str,
     machine: &'static str,
+    emulated: &'static str,
 }
 
 /// Returns the model of an architecture in Go's spelling.
 pub(crate) fn model(architecture: &str) -> Option<Model> {
-    let (program, package, machine) = match architecture {
-        "amd64" => ("qemu-system-x86_64", "qemu-system-x86", "q35"),
-        "arm64" => ("qemu-system-aarch64", "qemu-system-arm", "virt"),
-        "riscv64" => ("qemu-system-riscv64", "qemu-system-misc", "virt"),
+    // QEMU's default x86 processor lacks what x86-64-v2 programs need; five levels of page tables
+    // only make emulation slower.
+    let x86 = "max,la57=off";
+    let (program, package, machine, emulated) = match architecture {
+        "amd64" => ("qemu-system-x86_64", "qemu-system-x86", "q35", x86),
+        "arm64" => ("qemu-system-aarch64", "qemu-system-arm", "virt", "max"),
+        "riscv64" => ("qemu-system-riscv64", "qemu-system-misc", "virt", "max"),
         _ => return None,
     };
     Some(Model {
         program,
         package,
         machine,
+        emulated,
     })
 }
 
@@ -68,8 +73,7 @@ impl Machine {
             add("-cpu", "host".into());
         } else {
             add("-accel", "tcg".into());
-            // QEMU's default x86 processor lacks what x86-64-v2 programs need.
-            add("-cpu", "max".into());
+            add("-cpu", model.emulated.into());
         }
         add("-smp", self.cpus.to_string().into());
         add("-m", format!("{}M", self.memory).into());
@@ -83,11 +87,14 @@ impl Machine {
             network.push_str(&format!(",hostfwd={publish}"));
         }
         add("-netdev", network.into());
-        add("-device", "virtio-net-pci,netdev=net0".into());
+        // No option ROM: nothing is booted from the network.
+        add("-device", "virtio-net-pci,netdev=net0,romfile=".into());
         add("-device", "virtio-rng-pci".into());
         arguments.extend(["-nodefaults", "-no-user-config"].map(Into::into));
-        // Console and monitor share the terminal: Ctrl-C goes to the guest, Ctrl-A x quits.
-        arguments.extend(["-nographic", "-serial", "mon:stdio", "-no-reboot"].map(Into::into));
+        // As -nographic, less the firmware's own use of the console, which clears the screen. Console
+        // and monitor share the terminal: Ctrl-C goes to the guest, Ctrl-A x quits.
+        let console = ["-display", "none", "-serial", "mon:stdio", "-no-reboot"];
+        arguments.extend(console.map(Into::into));
         arguments
     }
 }
@@ -200,7 +207,7 @@ mod tests {
         let arguments = machine.arguments(&model("amd64").unwrap());
         let arguments: Vec<_> = arguments.iter().map(|a| a.to_str().unwrap()).collect();
         let text = arguments.join(" ");
-        insta::assert_snapshot!(text, @"-machine q35 -accel tcg -cpu max -smp 2 -m 512M -kernel a,b-kernel -initrd a,b-initrd.img -append console=ttyS0 a,b -netdev user,id=net0,hostfwd=tcp:127.0.0.1:8080-:80,hostfwd=udp:127.0.0.1:53-:53 -device virtio-net-pci,netdev=net0 -device virtio-rng-pci -nodefaults -no-user-config -nographic -serial mon:stdio -no-reboot");
+        insta::assert_snapshot!(text, @"-machine q35 -accel tcg -cpu max,la57=off -smp 2 -m 512M -kernel a,b-kernel -initrd a,b-initrd.img -append console=ttyS0 a,b -netdev user,id=net0,hostfwd=tcp:127.0.0.1:8080-:80,hostfwd=udp:127.0.0.1:53-:53 -device virtio-net-pci,netdev=net0,romfile= -device virtio-rng-pci -nodefaults -no-user-config -display none -serial mon:stdio -no-reboot");
         let kvm = Machine {
             kvm: true,
             ..machine

@@ -1,2 +1,189 @@
-//! PID 1 of systems built by kiln.
-fn main() {}
+//! kiln-init: PID 1 of systems built by kiln.
+//!
+//! It runs LinuxKit's `/containers` layout without any other program: it leaves the initramfs,
+//! mounts, loads the modules the machine needs, configures the network, runs the onboot containers
+//! one after the other and the services side by side, keeps their logs, and ends the machine in
+//! order. This file is its whole life; the rooms are in reading order below.
+
+#![cfg_attr(not(test), no_main)]
+
+mod console;
+mod error;
+mod sys;
+
+mod cmdline;
+mod machine;
+mod mounts;
+
+mod alias;
+mod loader;
+mod modules;
+mod uevent;
+
+mod bundle;
+mod options;
+mod spec;
+mod volumes;
+
+mod cgroup;
+mod container;
+mod process;
+mod rootfs;
+
+mod dhcp;
+mod netlink;
+mod network;
+
+mod helper;
+mod log;
+mod power;
+mod shutdown;
+mod supervisor;
+
+use std::convert::Infallible;
+use std::fs;
+use std::time::{Duration, Instant};
+
+use bundle::{Bundle, Phase};
+use cmdline::{Cmdline, NetworkMode};
+use error::Result;
+use network::{Network, Plan};
+use supervisor::Supervisor;
+
+/// How long `kiln.net=wait` waits for an address.
+const NETWORK_WAIT_MAX: Duration = Duration::from_secs(30);
+
+/// Containers of one phase, read: name and bundle, or why it cannot be one.
+type Bundles = Vec<(String, Result<Bundle>)>;
+
+/// Everything: as PID 1 the machine's life, otherwise a small helper; see [`helper`].
+#[cfg_attr(test, expect(dead_code, reason = "tests have a main of their own"))]
+fn life() -> i32 {
+    let began = Instant::now();
+    let args: Vec<String> = std::env::args_os()
+        .map(|a| a.to_string_lossy().into_owned())
+        .collect();
+    if !rustix::process::getpid().is_init() {
+        return helper::main(&args);
+    }
+    std::panic::set_hook(Box::new(|info| shutdown::die(&info.to_string())));
+    let Err(cause) = live(began, args.first().map(String::as_str));
+    shutdown::die(&cause.to_string())
+}
+
+/// From the first mount to the last.
+fn live(began: Instant, own_path: Option<&str>) -> Result<Infallible> {
+    mounts::boot_mounts()?;
+    let cmdline = Cmdline::parse(&fs::read("/proc/cmdline").unwrap_or_default());
+    let mut supervisor = Supervisor::new(cmdline.clone(), true)?;
+    machine::settle(own_path);
+    greet();
+
+    let onboot = read_all(Phase::Onboot);
+    let services = read_all(Phase::Service);
+    supervisor.watch_devices(needs_overlay(&onboot, &services));
+    machine::set_hostname();
+    machine::set_clock();
+    let mode = start_network(&mut supervisor, &cmdline, &onboot, &services);
+    volumes::mount_all();
+
+    for (id, bundle) in onboot {
+        if supervisor.action().is_some() {
+            break;
+        }
+        supervisor.run(bundle, &id, Phase::Onboot);
+    }
+    if mode == NetworkMode::Wait
+        && !supervisor.wait(Some(NETWORK_WAIT_MAX), |s| {
+            s.network_is_settled() || s.action().is_some()
+        })
+    {
+        say!("no network after {NETWORK_WAIT_MAX:?}, going on");
+    }
+    if supervisor.action().is_none() {
+        start_services(&mut supervisor, services, began);
+    }
+    loop {
+        if let Some(action) = supervisor.action() {
+            shutdown::shut_down(&mut supervisor, action);
+        }
+        supervisor.turn(None);
+    }
+}
+
+/// Shows the image's `/etc/issue`, if it has one.
+fn greet() {
+    let issue = fs::read_to_string("/etc/issue").unwrap_or_default();
+    for line in issue.lines() {
+        console::line("", line.as_bytes());
+    }
+}
+
+fn read_all(phase: Phase) -> Bundles {
+    let directories = bundle::list(phase);
+    directories
+        .iter()
+        .map(|d| supervisor::read(d, phase))
+        .collect()
+}
+
+fn readable<'a>(bundles: &'a [&'a Bundles]) -> impl Iterator<Item = &'a Bundle> {
+    bundles
+        .iter()
+        .copied()
+        .flatten()
+        .filter_map(|(_, bundle)| bundle.as_ref().ok())
+}
+
+fn needs_overlay(onboot: &Bundles, services: &Bundles) -> bool {
+    let mounts_overlay = |b: &Bundle| b.runtime.mounts.iter().any(|m| m.kind == "overlay");
+    volumes::exist() || readable(&[onboot, services]).any(mounts_overlay)
+}
+
+/// Starts our own network client unless it is off or a container does that work.
+fn start_network(
+    supervisor: &mut Supervisor,
+    cmdline: &Cmdline,
+    onboot: &Bundles,
+    services: &Bundles,
+) -> NetworkMode {
+    let mode = cmdline.network_mode().unwrap_or_else(|cause| {
+        say!("{cause}");
+        NetworkMode::Background
+    });
+    let plan = Plan::of(cmdline).unwrap_or_else(|cause| {
+        say!("{cause}");
+        Plan::Dhcp(None)
+    });
+    if mode == NetworkMode::Off || plan == Plan::Off {
+        return mode;
+    }
+    let program = |b: &&Bundle| {
+        let name = b.config.process.args[0]
+            .rsplit('/')
+            .next()
+            .unwrap_or_default();
+        network::PROGRAMS.contains(&name)
+    };
+    match readable(&[onboot, services]).find(program) {
+        Some(owner) => say!(
+            "network: left to container {}",
+            bundle::short_name(&owner.id)
+        ),
+        None => supervisor.watch_network(Network::start(plan, Instant::now())),
+    }
+    mode
+}
+
+fn start_services(supervisor: &mut Supervisor, services: Bundles, began: Instant) {
+    for (id, bundle) in services {
+        supervisor.start(bundle, &id, Phase::Service);
+    }
+    supervisor.wait(None, |s| s.all_started() || s.action().is_some());
+    let count = supervisor.services();
+    say!(
+        "{count} service{} started in {:.2} s",
+        if count == 1 { "" } else { "s" },
+        began.elapsed().as_secs_f64()
+    );
+}

@@ -23,6 +23,8 @@ const PATIENCE: Duration = Duration::from_millis(100);
 const TICK: Duration = Duration::from_millis(100);
 /// More running steps than this share one line.
 const LINES_MAX: usize = 8;
+/// A small package that took less is only counted: systems have dozens of them.
+const PACKAGE_SHOWN: Duration = Duration::from_secs(1);
 /// Cells of a bar.
 const BAR_WIDTH: usize = 20;
 
@@ -43,9 +45,17 @@ struct Shared {
 struct State {
     running: BTreeMap<u32, Running>,
     writing: Option<(String, Instant)>,
+    packages: Packages,
     screen: Option<Screen>,
     announced_cancel: bool,
     ended: bool,
+}
+
+/// Packages that got no line of their own.
+#[derive(Default)]
+struct Packages {
+    count: u64,
+    bytes: u64,
 }
 
 struct Running {
@@ -94,6 +104,9 @@ impl Progress {
 
 impl Drop for Progress {
     fn drop(&mut self) {
+        if let Some(line) = self.shared.state().packages.line(self.shared.printer) {
+            self.shared.print(&line);
+        }
         self.shared.state().ended = true;
         self.shared.ended.notify_all();
         let ticker = self
@@ -147,7 +160,12 @@ impl Listener for Progress {
                 duration,
                 bytes,
             } => {
-                shared.state().running.remove(&step.0);
+                let mut state = shared.state();
+                state.running.remove(&step.0);
+                if !printer.verbose && state.packages.count(kind, *outcome, *duration, *bytes) {
+                    return;
+                }
+                drop(state);
                 if let Some(line) = finished(printer, kind, label, *outcome, *duration, *bytes) {
                     shared.print(&line);
                 }
@@ -269,6 +287,28 @@ impl State {
     }
 }
 
+impl Packages {
+    /// Counts a step when it is a package that deserves no line.
+    fn count(&mut self, kind: &str, outcome: Outcome, duration: Duration, bytes: u64) -> bool {
+        let counts = kind == "package" && outcome != Outcome::Cached && duration < PACKAGE_SHOWN;
+        if counts {
+            self.count += 1;
+            self.bytes += bytes;
+        }
+        counts
+    }
+
+    fn line(&self, printer: Printer) -> Option<String> {
+        let noun = match self.count {
+            0 => return None,
+            1 => "package",
+            _ => "packages",
+        };
+        let rest = format!("{} {noun}, {}", self.count, units::size(self.bytes));
+        Some(printer.line(Style::Good, "Unpacked", &rest))
+    }
+}
+
 impl Running {
     /// Returns `   Unpacking nginx [====>   ] 12 MB of 41 MB, 23 MB/s`.
     fn text(&self, printer: Printer, now: Instant) -> String {
@@ -380,6 +420,22 @@ mod tests {
         let texts = state.texts(PLAIN, began + PATIENCE);
         assert_eq!(texts.len(), LINES_MAX + 1);
         assert_eq!(texts[LINES_MAX], "           … and 12 more");
+    }
+
+    #[test]
+    fn small_packages_share_a_line() {
+        let mut packages = Packages::default();
+        assert_eq!(packages.line(PLAIN), None);
+        let (quick, slow) = (Duration::from_millis(20), Duration::from_secs(3));
+        assert!(packages.count("package", Outcome::Ran, quick, 300_000));
+        assert!(packages.count("package", Outcome::Unchanged, quick, 700_000));
+        assert!(!packages.count("package", Outcome::Ran, slow, 1));
+        assert!(!packages.count("package", Outcome::Cached, quick, 1));
+        assert!(!packages.count("layer", Outcome::Ran, quick, 1));
+        assert_eq!(
+            packages.line(PLAIN).unwrap(),
+            "    Unpacked 2 packages, 1.0 MB"
+        );
     }
 
     #[test]

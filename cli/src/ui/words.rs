@@ -15,16 +15,16 @@ pub(crate) fn of(kind: &str) -> Words {
     let (done, doing, notable) = match kind {
         "resolve" => ("Resolved", "Resolving", true),
         "image" => ("Read", "Reading", false),
+        "directory" => ("Read", "Reading", true),
         "layer" => ("Unpacked", "Unpacking", true),
         "index" => ("Indexed", "Indexing", true),
         "solve" => ("Solved", "Solving", true),
         "package" => ("Unpacked", "Unpacking", true),
-        "flatten" => ("Flattened", "Flattening", false),
-        "component" => ("Placed", "Placing", false),
-        "kernel" => ("Prepared", "Preparing", false),
-        "modules" => ("Picked", "Picking", false),
+        "packages" => ("Finished", "Finishing", false),
+        "root" | "stack" => ("Merged", "Merging", false),
+        "kernel" => ("Picked", "Picking", false),
         "segment" => ("Packed", "Packing", false),
-        "assemble" => ("Assembled", "Assembling", false),
+        "system" => ("Composed", "Composing", false),
         _ => ("Made", "Making", false),
     };
     Words {

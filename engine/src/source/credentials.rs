@@ -345,8 +345,8 @@ mod tests {
         let json = r#"{"auths": {
             "https://index.docker.io/v1/": {"auth": "aHViOmE6Yg=="},
             "localhost:5000": {"username": "u", "password": "p"},
-            "quay.io": {"identitytoken": "id"}, "quay.io/team/a": {"auth": "dGVhbTp4"},
-            "ghcr.io": {"registrytoken": "reg"}, "empty.io": {}, "bad.io": {"auth": "%"}
+            "other.example": {"identitytoken": "id"}, "other.example/team/a": {"auth": "dGVhbTp4"},
+            "registry.example": {"registrytoken": "reg"}, "empty.io": {}, "bad.io": {"auth": "%"}
         }, "HttpHeaders": {"X": "y"}}"#;
         let (_directory, credentials) = file(json);
         let lookup = |host, repository| credentials.lookup(host, repository);
@@ -360,13 +360,16 @@ mod tests {
         );
         assert_eq!(lookup("localhost:5000", "x"), Ok(password("u", "p")));
         assert_eq!(lookup("localhost:5001", "x"), Ok(None));
-        assert_eq!(lookup("quay.io", "team/a/b"), Ok(password("team", "x")));
         assert_eq!(
-            lookup("quay.io", "team/ab"),
+            lookup("other.example", "team/a/b"),
+            Ok(password("team", "x"))
+        );
+        assert_eq!(
+            lookup("other.example", "team/ab"),
             Ok(Some(Credential::IdentityToken("id".into())))
         );
         assert_eq!(
-            lookup("ghcr.io", "x"),
+            lookup("registry.example", "x"),
             Ok(Some(Credential::RegistryToken("reg".into())))
         );
         assert_eq!(lookup("empty.io", "x"), Ok(None));

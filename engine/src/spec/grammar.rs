@@ -392,7 +392,7 @@ pub(super) fn mirror(text: &str) -> Result<String, GrammarError> {
     }
     Err(hinted(
         format!("invalid mirror \"{}\"", clip(text)),
-        "write an http, https or file URL, such as https://deb.debian.org/debian",
+        "write an http, https or file URL, such as https://mirror.example/debian",
     ))
 }
 
@@ -553,7 +553,7 @@ mod tests {
         );
         assert!(suite("bookworm/updates").is_ok() && suite("").is_err() && suite("../x").is_err());
         assert!(
-            mirror("https://deb.debian.org/debian").is_ok()
+            mirror("https://mirror.example/debian").is_ok()
                 && mirror("ftp://x").is_err()
                 && mirror("http://").is_err()
         );

@@ -1,0 +1,235 @@
+//! Control groups, version 2 only: one per container, limits from `linux.resources`.
+//!
+//! The group is made before the child exists; the child moves itself in. Controllers are enabled
+//! on the way down only when a limit needs them, so that an unlimited system pays nothing.
+
+use std::fs;
+use std::path::{Component, Path, PathBuf};
+
+use crate::error::{Context, Error, Result};
+use crate::spec::{Config, Cpu, Memory, Resources};
+
+/// Where the hierarchy is mounted.
+const ROOT: &str = "/sys/fs/cgroup";
+
+/// A file of a control group and what is written to it.
+type Setting = (String, String);
+
+/// Makes a container's group with its limits; returns its path, or none on a kernel without
+/// cgroup v2 if no limit was asked for.
+pub(crate) fn create(id: &str, config: &Config) -> Result<Option<PathBuf>> {
+    let settings = settings(&config.linux.resources)?;
+    if !Path::new(ROOT).join("cgroup.controllers").exists() {
+        return match settings.first() {
+            None => Ok(None),
+            Some((file, _)) => Err(Error::new(format!(
+                "{file}: no cgroup v2 hierarchy at {ROOT}"
+            ))),
+        };
+    }
+    let name = match config.linux.cgroups_path.as_str() {
+        "" => id,
+        path => path,
+    };
+    let path = make(name)?;
+    enable_controllers(&path, &settings)?;
+    for (file, value) in &settings {
+        fs::write(path.join(file), value).context(|| format!("{file} = {value}"))?;
+    }
+    Ok(Some(path))
+}
+
+/// Makes a group by name, parents included.
+pub(crate) fn make(name: &str) -> Result<PathBuf> {
+    let path = path_of(Path::new(ROOT), name)?;
+    fs::create_dir_all(&path).context(|| path.display())?;
+    Ok(path)
+}
+
+/// Returns the path of a group; a name that would leave the hierarchy is refused.
+fn path_of(root: &Path, name: &str) -> Result<PathBuf> {
+    let mut path = root.to_owned();
+    for component in Path::new(name).components() {
+        match component {
+            Component::Normal(part) => path.push(part),
+            Component::RootDir | Component::CurDir => {}
+            _ => {
+                return Err(Error::new(format!(
+                    "control group {name:?}: leads out of {}",
+                    root.display()
+                )));
+            }
+        }
+    }
+    Ok(path)
+}
+
+/// Removes a group that is empty; one in use stays.
+pub(crate) fn remove(path: &Path) {
+    let _ = fs::remove_dir(path);
+}
+
+/// Enables the controllers that `settings` belong to, from the root down to the group's parent.
+fn enable_controllers(path: &Path, settings: &[Setting]) -> Result<()> {
+    let mut wanted: Vec<&str> = settings
+        .iter()
+        .filter_map(|(file, _)| file.split_once('.'))
+        .map(|(controller, _)| controller)
+        .filter(|controller| *controller != "cgroup")
+        .collect();
+    wanted.dedup();
+    let above: Vec<&Path> = path
+        .ancestors()
+        .skip(1)
+        .take_while(|p| p.starts_with(ROOT))
+        .collect();
+    for group in above.into_iter().rev() {
+        for controller in &wanted {
+            fs::write(
+                group.join("cgroup.subtree_control"),
+                format!("+{controller}"),
+            )
+            .context(|| format!("enable the {controller} controller in {}", group.display()))?;
+        }
+    }
+    Ok(())
+}
+
+/// Translates limits into cgroup v2 files, as runc does (`libcontainer/cgroups/fs2`).
+fn settings(resources: &Resources) -> Result<Vec<Setting>> {
+    let mut all = Vec::new();
+    memory(&resources.memory, &mut all)?;
+    cpu(&resources.cpu, &mut all);
+    if let Some(limit) = resources.pids.limit {
+        let value = if limit > 0 {
+            limit.to_string()
+        } else {
+            "max".to_owned()
+        };
+        all.push(("pids.max".to_owned(), value));
+    }
+    for (file, value) in &resources.unified {
+        if file.contains('/') || !file.contains('.') {
+            return Err(Error::new(format!(
+                "linux.resources.unified: {file:?} is not a control group file"
+            )));
+        }
+        all.push((file.clone(), value.clone()));
+    }
+    Ok(all)
+}
+
+fn bytes_or_max(value: i64) -> String {
+    if value < 0 {
+        "max".to_owned()
+    } else {
+        value.to_string()
+    }
+}
+
+fn memory(memory: &Memory, all: &mut Vec<Setting>) -> Result<()> {
+    if let Some(limit) = memory.limit.filter(|l| *l != 0) {
+        all.push(("memory.max".to_owned(), bytes_or_max(limit)));
+    }
+    if let Some(reservation) = memory.reservation.filter(|r| *r != 0) {
+        all.push(("memory.low".to_owned(), bytes_or_max(reservation)));
+    }
+    if let Some(both) = memory.swap.filter(|s| *s != 0) {
+        // The specification counts memory plus swap, the kernel swap alone.
+        let swap = match (both, memory.limit) {
+            (..0, _) => -1,
+            (both, Some(limit)) if limit > 0 && both >= limit => both - limit,
+            _ => {
+                return Err(Error::new(
+                    "linux.resources.memory.swap: needs a limit that is not larger",
+                ));
+            }
+        };
+        all.push(("memory.swap.max".to_owned(), bytes_or_max(swap)));
+    }
+    Ok(())
+}
+
+fn cpu(cpu: &Cpu, all: &mut Vec<Setting>) {
+    if let Some(shares) = cpu.shares.filter(|s| *s != 0) {
+        all.push(("cpu.weight".to_owned(), weight(shares).to_string()));
+    }
+    if cpu.quota.is_some() || cpu.period.is_some() {
+        let quota = match cpu.quota {
+            Some(quota) if quota > 0 => quota.to_string(),
+            _ => "max".to_owned(),
+        };
+        let period = cpu.period.filter(|p| *p != 0).unwrap_or(100_000);
+        all.push(("cpu.max".to_owned(), format!("{quota} {period}")));
+    }
+    if let Some(idle) = cpu.idle {
+        all.push(("cpu.idle".to_owned(), idle.to_string()));
+    }
+    if !cpu.cpus.is_empty() {
+        all.push(("cpuset.cpus".to_owned(), cpu.cpus.clone()));
+    }
+    if !cpu.mems.is_empty() {
+        all.push(("cpuset.mems".to_owned(), cpu.mems.clone()));
+    }
+}
+
+/// Maps cgroup v1 shares (2–262144) to a v2 weight (1–10000), linearly, as runc up to 1.3 does.
+fn weight(shares: u64) -> u64 {
+    1 + (shares.clamp(2, 262_144) - 2) * 9999 / 262_142
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(json: &str) -> Result<Vec<Setting>> {
+        settings(&serde_json::from_str(json).unwrap())
+    }
+
+    fn pairs(settings: &[Setting]) -> Vec<(&str, &str)> {
+        settings
+            .iter()
+            .map(|(f, v)| (f.as_str(), v.as_str()))
+            .collect()
+    }
+
+    #[test]
+    fn limits_as_runc_writes_them() {
+        let all = of(r#"{"memory":{"limit":1000,"swap":3000,"reservation":-1},
+            "cpu":{"shares":1024,"quota":50000,"cpus":"0-1"},"pids":{"limit":0},
+            "unified":{"memory.high":"9"}}"#)
+        .unwrap();
+        assert_eq!(
+            pairs(&all),
+            [
+                ("memory.max", "1000"),
+                ("memory.low", "max"),
+                ("memory.swap.max", "2000"),
+                ("cpu.weight", "39"),
+                ("cpu.max", "50000 100000"),
+                ("cpuset.cpus", "0-1"),
+                ("pids.max", "max"),
+                ("memory.high", "9"),
+            ]
+        );
+        assert!(of("{}").unwrap().is_empty());
+        assert!(of(r#"{"memory":{"swap":5}}"#).is_err());
+        assert!(of(r#"{"unified":{"../x.y":"1"}}"#).is_err());
+    }
+
+    #[test]
+    fn weights_cover_the_range() {
+        assert_eq!(
+            (weight(2), weight(262_144), weight(u64::MAX)),
+            (1, 10_000, 10_000)
+        );
+    }
+
+    #[test]
+    fn names_stay_in_the_hierarchy() {
+        let root = Path::new("/r");
+        assert_eq!(path_of(root, "/a/b").unwrap(), Path::new("/r/a/b"));
+        assert_eq!(path_of(root, "a/./b").unwrap(), Path::new("/r/a/b"));
+        assert!(path_of(root, "../x").is_err());
+    }
+}

@@ -1,0 +1,164 @@
+//! Settings of the whole machine that PID 1 makes once: limits, host name, clock, resolv.conf,
+//! how the kernel calls back, and the modules.
+
+use std::fs;
+use std::path::Path;
+
+use rustix::process::{Resource, Rlimit};
+
+use crate::bundle::make_directories;
+use crate::cmdline::Cmdline;
+use crate::loader::{Loader, RunningKernel, Seen};
+use crate::modules::{Files, read_conf_directory};
+use crate::network::default_hostname;
+use crate::{netlink, say};
+
+/// LinuxKit's limit on open files, soft and hard.
+const OPEN_FILES_MAX: u64 = 1 << 20;
+/// A clock before this (2020-01-01) was never set.
+const CLOCK_SECONDS_MIN: i64 = 1_577_836_800;
+
+/// Makes the settings that need no module.
+pub(crate) fn settle(own_path: Option<&str>) {
+    // From here on Ctrl-Alt-Del is a SIGINT to us.
+    if let Err(cause) = rustix::system::reboot(rustix::system::RebootCommand::CadOff) {
+        say!("ctrl-alt-del: {cause}");
+    }
+    limit(Resource::Nofile, Some(OPEN_FILES_MAX));
+    limit(Resource::Nproc, None);
+    if let Err(cause) = netlink::loopback_up() {
+        say!("lo: {cause}");
+    }
+    make_resolv_conf();
+    if let Some(path) = own_path {
+        answer_the_kernel(path);
+    }
+}
+
+fn limit(resource: Resource, value: Option<u64>) {
+    let both = Rlimit {
+        current: value,
+        maximum: value,
+    };
+    if let Err(cause) = rustix::process::setrlimit(resource, both) {
+        say!("limit {resource:?}: {cause}");
+    }
+}
+
+/// Has the kernel call us for modules and for an orderly power-off, where the image has no
+/// program of its own for that. It runs the path in its own root, the bare initramfs.
+fn answer_the_kernel(own_path: &str) {
+    if !Path::new("/sbin/modprobe").exists() {
+        let _ = fs::write("/proc/sys/kernel/modprobe", own_path);
+    }
+    if !Path::new("/sbin/poweroff").exists() {
+        let _ = fs::write(
+            "/proc/sys/kernel/poweroff_cmd",
+            format!("{own_path} poweroff"),
+        );
+    }
+}
+
+/// Makes the file that `/etc/resolv.conf` points to, empty, so that it can be bound into
+/// containers before there is a network.
+fn make_resolv_conf() {
+    let Ok(target) = fs::read_link("/etc/resolv.conf") else {
+        return;
+    };
+    let target = Path::new("/etc").join(target);
+    let made = make_directories(target.parent().unwrap_or(Path::new("/")))
+        .map_err(|cause| cause.to_string())
+        .and_then(|()| fs::write(&target, "").map_err(|cause| cause.to_string()));
+    if let Err(cause) = made {
+        say!("{}: {cause}", target.display());
+    }
+}
+
+/// Sets the host name: `/etc/hostname`, else what the kernel has, else one from the first
+/// interface's address.
+pub(crate) fn set_hostname() {
+    let file = fs::read_to_string("/etc/hostname").unwrap_or_default();
+    let current = rustix::system::uname();
+    let name = match (file.trim(), current.nodename().to_bytes()) {
+        ("", b"" | b"(none)") => default_hostname(),
+        ("", _) => None,
+        (name, _) => Some(name.to_owned()),
+    };
+    if let Some(name) = name
+        && let Err(cause) = rustix::system::sethostname(name.as_bytes())
+    {
+        say!("hostname {name}: {cause}");
+    }
+}
+
+/// Takes the time from the hardware clock if the kernel has not (`RTC_HCTOSYS`, or the clock's
+/// driver is a module).
+pub(crate) fn set_clock() {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Realtime);
+    if now.tv_sec >= CLOCK_SECONDS_MIN {
+        return;
+    }
+    let Ok(text) = fs::read_to_string("/sys/class/rtc/rtc0/since_epoch") else {
+        return;
+    };
+    let Some(tv_sec) = text.trim().parse().ok().filter(|s| *s >= CLOCK_SECONDS_MIN) else {
+        return;
+    };
+    let time = rustix::time::Timespec { tv_sec, tv_nsec: 0 };
+    if let Err(cause) = rustix::time::clock_settime(rustix::time::ClockId::Realtime, time) {
+        say!("clock: {cause}");
+    }
+}
+
+/// Loads the modules of the machine and those asked for by name.
+pub(crate) fn load_modules(cmdline: &Cmdline, seen: &mut Seen, overlay: bool) {
+    let release = rustix::system::uname();
+    let files = Files::read(Path::new("/"), &release.release().to_string_lossy());
+    if files.is_empty() {
+        return;
+    }
+    let mut loader = Loader::new(&files, cmdline, RunningKernel, seen);
+    // Devices named on the command line have no bus that announces them.
+    if cmdline.mentions_module("virtio_mmio") {
+        loader.request(b"virtio_mmio");
+    }
+    loader.coldplug(Path::new("/sys"));
+    if overlay {
+        loader.request(b"overlay");
+    }
+    let listed = read_conf_directory(Path::new("/etc/modules-load.d"));
+    let listed = String::from_utf8_lossy(&listed);
+    let from_files = listed
+        .lines()
+        .map(str::trim)
+        .filter(|line| !line.is_empty() && !line.starts_with(['#', ';']));
+    for name in from_files.chain(cmdline.list("modules")) {
+        if !loader.request(name.as_bytes()) {
+            say!("module {name}: not in this kernel");
+        }
+    }
+}
+
+/// Loads what new devices want.
+pub(crate) fn load_for_devices(cmdline: &Cmdline, seen: &mut Seen, modaliases: &[Vec<u8>]) {
+    if modaliases.iter().all(|alias| seen.knows(alias)) {
+        return;
+    }
+    let release = rustix::system::uname();
+    let files = Files::read(Path::new("/"), &release.release().to_string_lossy());
+    let mut loader = Loader::new(&files, cmdline, RunningKernel, seen);
+    for modalias in modaliases {
+        loader.answer(modalias);
+    }
+}
+
+/// Loads one module or alias for the kernel itself (`request_module`); returns whether it exists.
+pub(crate) fn load_for_kernel(wanted: &str) -> bool {
+    let release = rustix::system::uname();
+    let files = Files::read(Path::new("/"), &release.release().to_string_lossy());
+    // In the kernel's root there is no /proc, hence no command line; parameters from it have been
+    // applied to whatever was loaded at boot.
+    let cmdline = Cmdline::parse(&fs::read("/proc/cmdline").unwrap_or_default());
+    let mut seen = Seen::default();
+    Loader::new(&files, &cmdline, RunningKernel, &mut seen).request(wanted.as_bytes())
+}

@@ -1,0 +1,259 @@
+//! The kernel calls that neither std nor rustix offers safely: the crate's only `unsafe`.
+//!
+//! Everything here is single-threaded by design. PID 1 never makes a thread, so a forked child
+//! may allocate and use std like any program.
+
+use std::ffi::CString;
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// Set in a child between fork and exec: there, a panic must not power the machine off.
+static IN_CHILD: AtomicBool = AtomicBool::new(false);
+
+/// Returns whether this process is a child that has not called exec yet.
+pub(crate) fn in_child() -> bool {
+    IN_CHILD.load(Ordering::Relaxed)
+}
+
+/// The C entry point, used instead of std's own.
+///
+/// std's start-up opens `/dev/null` for closed standard fds and aborts when it cannot; in an
+/// initramfs without a usable console that would be a kernel panic before our first line.
+#[cfg(not(test))]
+#[unsafe(no_mangle)]
+extern "C" fn main(_argc: libc::c_int, _argv: *const *const libc::c_char) -> libc::c_int {
+    crate::life()
+}
+
+/// Marks where a forked process continues.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Fork {
+    /// In the parent: the child's id in our pid namespace.
+    Parent(rustix::process::Pid),
+    /// In the child.
+    Child,
+}
+
+/// Forks with the `CLONE_NEW*` flags given (clone3(2), Linux 5.3).
+pub(crate) fn fork(flags: u64) -> io::Result<Fork> {
+    let arguments = libc::clone_args {
+        flags,
+        pidfd: 0,
+        child_tid: 0,
+        parent_tid: 0,
+        exit_signal: libc::SIGCHLD as u64,
+        stack: 0,
+        stack_size: 0,
+        tls: 0,
+        set_tid: 0,
+        set_tid_size: 0,
+        cgroup: 0,
+    };
+    // SAFETY: without CLONE_VM and without a stack this is fork(2): the child gets a copy of our
+    // memory. There is one thread, so no lock is held by a thread the child lacks.
+    let pid = unsafe {
+        libc::syscall(
+            libc::SYS_clone3,
+            &raw const arguments,
+            size_of::<libc::clone_args>(),
+        )
+    };
+    match pid {
+        ..0 => Err(io::Error::last_os_error()),
+        0 => {
+            IN_CHILD.store(true, Ordering::Relaxed);
+            Ok(Fork::Child)
+        }
+        pid => {
+            let pid = i32::try_from(pid).map_err(io::Error::other)?;
+            rustix::process::Pid::from_raw(pid)
+                .map(Fork::Parent)
+                .ok_or_else(|| io::Error::other("clone3 returned pid 0 to the parent"))
+        }
+    }
+}
+
+/// Moves this process into new namespaces, `CLONE_NEW*` flags as for unshare(2).
+pub(crate) fn unshare(flags: rustix::thread::UnshareFlags) -> io::Result<()> {
+    // SAFETY: unsafe because of CLONE_FILES, which the callers never pass.
+    Ok(unsafe { rustix::thread::unshare_unsafe(flags) }?)
+}
+
+/// Replaces this process; returns only on failure.
+pub(crate) fn exec(path: &CString, args: &[CString], env: &[CString]) -> io::Error {
+    let pointers = |strings: &[CString]| -> Vec<*const libc::c_char> {
+        strings
+            .iter()
+            .map(|s| s.as_ptr())
+            .chain([std::ptr::null()])
+            .collect()
+    };
+    let (args, env) = (pointers(args), pointers(env));
+    // SAFETY: both arrays end in null, and their strings outlive the call.
+    unsafe { libc::execve(path.as_ptr(), args.as_ptr(), env.as_ptr()) };
+    io::Error::last_os_error()
+}
+
+/// Ends a forked child without running the parent's exit handlers.
+pub(crate) fn exit_now(status: libc::c_int) -> ! {
+    // SAFETY: plain system call that does not return.
+    unsafe { libc::_exit(status) }
+}
+
+/// Blocks `signals` and returns a descriptor that yields them (signalfd(2)), non-blocking.
+pub(crate) fn signal_fd(signals: &[libc::c_int]) -> io::Result<OwnedFd> {
+    let set = signal_set(signals);
+    // SAFETY: `set` is initialised; the result is checked before it becomes an OwnedFd.
+    unsafe {
+        if libc::sigprocmask(libc::SIG_SETMASK, &raw const set, std::ptr::null_mut()) < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        let fd = libc::signalfd(-1, &raw const set, libc::SFD_NONBLOCK | libc::SFD_CLOEXEC);
+        if fd < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        Ok(OwnedFd::from_raw_fd(fd))
+    }
+}
+
+/// Gives a child the default treatment of every signal before exec.
+pub(crate) fn reset_signals() {
+    let none = signal_set(&[]);
+    // SAFETY: `none` is initialised; SIG_DFL installs no handler of ours.
+    unsafe {
+        libc::signal(libc::SIGPIPE, libc::SIG_DFL);
+        libc::sigprocmask(libc::SIG_SETMASK, &raw const none, std::ptr::null_mut());
+    }
+}
+
+/// Makes a write to a closed pipe an error instead of a signal.
+pub(crate) fn ignore_sigpipe() {
+    // SAFETY: SIG_IGN installs no handler.
+    unsafe { libc::signal(libc::SIGPIPE, libc::SIG_IGN) };
+}
+
+fn signal_set(signals: &[libc::c_int]) -> libc::sigset_t {
+    let mut set = std::mem::MaybeUninit::<libc::sigset_t>::uninit();
+    // SAFETY: sigemptyset initialises the whole set before it is read.
+    unsafe {
+        libc::sigemptyset(set.as_mut_ptr());
+        for signal in signals {
+            libc::sigaddset(set.as_mut_ptr(), *signal);
+        }
+        set.assume_init()
+    }
+}
+
+/// Sends a signal to every process but PID 1 and the caller (kill(2) with −1).
+pub(crate) fn kill_all(signal: libc::c_int) -> io::Result<()> {
+    // SAFETY: plain system call.
+    match unsafe { libc::kill(-1, signal) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// EtherType of IPv4.
+const ETH_P_IP: u16 = 0x0800;
+
+/// Opens a packet(7) socket for IPv4 on one interface, link header stripped, non-blocking.
+pub(crate) fn packet_socket(interface: u32) -> io::Result<OwnedFd> {
+    let kind = libc::SOCK_DGRAM | libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC;
+    // SAFETY: the descriptor is checked before it becomes an OwnedFd.
+    let socket = unsafe {
+        match libc::socket(libc::AF_PACKET, kind, i32::from(ETH_P_IP.to_be())) {
+            fd @ 0.. => OwnedFd::from_raw_fd(fd),
+            _ => return Err(io::Error::last_os_error()),
+        }
+    };
+    let address = link_address(interface);
+    // SAFETY: `address` is a whole sockaddr_ll and its size is passed.
+    let bound = unsafe {
+        libc::bind(
+            socket.as_raw_fd(),
+            (&raw const address).cast(),
+            size_of::<libc::sockaddr_ll>() as libc::socklen_t,
+        )
+    };
+    match bound {
+        0 => Ok(socket),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// Broadcasts an IPv4 packet on the link of `interface`.
+pub(crate) fn send_broadcast(
+    socket: BorrowedFd<'_>,
+    interface: u32,
+    packet: &[u8],
+) -> io::Result<()> {
+    let address = link_address(interface);
+    // SAFETY: the buffer and the address are valid for the lengths passed.
+    let sent = unsafe {
+        libc::sendto(
+            socket.as_raw_fd(),
+            packet.as_ptr().cast(),
+            packet.len(),
+            0,
+            (&raw const address).cast(),
+            size_of::<libc::sockaddr_ll>() as libc::socklen_t,
+        )
+    };
+    if sent < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
+}
+
+fn link_address(interface: u32) -> libc::sockaddr_ll {
+    libc::sockaddr_ll {
+        sll_family: libc::AF_PACKET as u16,
+        sll_protocol: ETH_P_IP.to_be(),
+        sll_ifindex: interface as i32,
+        sll_hatype: 0,
+        sll_pkttype: 0,
+        sll_halen: 6,
+        sll_addr: [0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0, 0],
+    }
+}
+
+/// Subscribes a netlink socket to a multicast group by number (netlink(7)).
+pub(crate) fn join_netlink_group(socket: BorrowedFd<'_>, group: u32) -> io::Result<()> {
+    let value = group.to_ne_bytes();
+    set_option(
+        socket,
+        libc::SOL_NETLINK,
+        libc::NETLINK_ADD_MEMBERSHIP,
+        &value,
+    )
+}
+
+fn set_option(
+    socket: BorrowedFd<'_>,
+    level: libc::c_int,
+    name: libc::c_int,
+    value: &[u8],
+) -> io::Result<()> {
+    // SAFETY: the buffer is valid for the length passed.
+    let done = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            level,
+            name,
+            value.as_ptr().cast(),
+            value.len() as libc::socklen_t,
+        )
+    };
+    match done {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// The C library's fnmatch(3), the oracle of our own.
+#[cfg(test)]
+pub(crate) fn fnmatch(pattern: &std::ffi::CStr, text: &std::ffi::CStr) -> bool {
+    // SAFETY: both are valid C strings.
+    unsafe { libc::fnmatch(pattern.as_ptr(), text.as_ptr(), 0) == 0 }
+}

@@ -1,0 +1,88 @@
+//! Kernel uevents: devices that appear after boot, for their modules and for the network.
+//!
+//! In: datagrams of `NETLINK_KOBJECT_UEVENT` group 1 (the kernel's own, not udev's): a header
+//! `action@path`, then `KEY=value` strings, each ended by NUL (`lib/kobject_uevent.c`).
+
+use std::os::fd::OwnedFd;
+
+use rustix::net::{RecvFlags, SocketFlags};
+
+use crate::error::Result;
+use crate::netlink;
+
+/// `NETLINK_KOBJECT_UEVENT`.
+const PROTOCOL: i32 = 15;
+
+/// What we care about in an event.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Event {
+    /// A device that wants a driver.
+    Modalias(Vec<u8>),
+    /// A network interface.
+    Interface,
+}
+
+/// A subscription.
+#[derive(Debug)]
+pub(crate) struct Uevents {
+    /// Readable when something happened.
+    pub(crate) socket: OwnedFd,
+}
+
+impl Uevents {
+    /// Subscribes to the kernel's events.
+    pub(crate) fn open() -> Result<Self> {
+        let socket = netlink::socket(PROTOCOL, 1, SocketFlags::NONBLOCK)?;
+        Ok(Self { socket })
+    }
+
+    /// Reads all waiting events.
+    pub(crate) fn read(&self) -> Vec<Event> {
+        let mut buffer = [0; 8192];
+        let mut all = Vec::new();
+        while let Ok((length, _)) =
+            rustix::net::recv(&self.socket, &mut buffer[..], RecvFlags::empty())
+        {
+            all.extend(parse(&buffer[..length.min(buffer.len())]));
+        }
+        all
+    }
+}
+
+fn parse(datagram: &[u8]) -> Option<Event> {
+    let mut strings = datagram.split(|b| *b == 0);
+    if !strings.next()?.starts_with(b"add@") {
+        return None;
+    }
+    let value = |key: &[u8]| {
+        let mut all = strings.clone();
+        all.find_map(|s| s.strip_prefix(key)?.strip_prefix(b"="))
+    };
+    if let Some(modalias) = value(b"MODALIAS") {
+        return Some(Event::Modalias(modalias.to_vec()));
+    }
+    (value(b"SUBSYSTEM")? == b"net").then_some(Event::Interface)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn devices_and_interfaces() {
+        let device = b"add@/devices/pci0\0ACTION=add\0SUBSYSTEM=pci\0MODALIAS=pci:v1\0SEQNUM=1\0";
+        assert_eq!(parse(device), Some(Event::Modalias(b"pci:v1".to_vec())));
+        let net = b"add@/devices/x/net/eth0\0ACTION=add\0SUBSYSTEM=net\0INTERFACE=eth0\0";
+        assert_eq!(parse(net), Some(Event::Interface));
+        assert_eq!(parse(b"remove@/x\0MODALIAS=a\0"), None);
+        assert_eq!(parse(b"libudev\0\xfe\xed"), None);
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_fine(bytes: Vec<u8>) {
+            let _ = parse(&bytes);
+        }
+    }
+}

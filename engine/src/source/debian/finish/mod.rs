@@ -11,6 +11,7 @@
 //! | directories, `/etc/profile`, `/etc/nsswitch.conf`, `sshd_config` … | base-files, libc-bin … |
 //! | passwd, group, shadow, gshadow and system users ([`users`]) | base-passwd, passwd, sysusers |
 //! | `awk`, `iptables`, `editor` … ([`alternatives`]) | update-alternatives |
+//! | PAM's common stacks ([`pam`]) | libpam-runtime |
 //! | the bundle of certificates | ca-certificates |
 //! | `/var/lib/dpkg/status` ([`status`]) | dpkg itself |
 //!
@@ -18,11 +19,12 @@
 //! `/usr/lib/TRIPLET` by itself, as `ld.so --list-diagnostics` shows, and packages ship their
 //! SONAME links; a cache would only save a few `open` calls); host keys of ssh (secrets belong
 //! to machines, not to images); `/etc/machine-id`; links of certificates by hash (OpenSSL finds
-//! the bundle through `cert.pem`); PAM profiles; debconf; anything that starts services.
+//! the bundle through `cert.pem`); debconf; anything that starts services.
 
 pub mod alternatives;
 pub mod merge;
 pub mod order;
+pub mod pam;
 pub mod status;
 pub mod users;
 
@@ -199,6 +201,7 @@ pub fn finish(listing: &dyn Listing, packages: &[Package]) -> io::Result<Extras>
     }
     alternatives::choose(&mut overlay);
     users::write(&mut overlay, packages)?;
+    pam::write(&mut overlay)?;
     certificates(&mut overlay)?;
     let text = status::status(packages);
     overlay.file(b"var/lib/dpkg/status", 0o644, 0, text.into_bytes());

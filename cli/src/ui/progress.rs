@@ -458,14 +458,14 @@ mod tests {
             "    Unpacked nginx 41 MB in 0.2 s, unchanged"
         );
         assert_eq!(line("layer", Outcome::Cached, PLAIN), None);
-        assert_eq!(line("flatten", Outcome::Ran, PLAIN), None);
+        assert_eq!(line("root", Outcome::Ran, PLAIN), None);
         assert_eq!(
-            line("flatten", Outcome::Cached, verbose).unwrap(),
-            "      Cached flatten nginx 41 MB"
+            line("root", Outcome::Cached, verbose).unwrap(),
+            "      Cached root nginx 41 MB"
         );
         assert_eq!(
-            line("flatten", Outcome::Ran, verbose).unwrap(),
-            "   Flattened flatten nginx 41 MB in 0.2 s"
+            line("root", Outcome::Ran, verbose).unwrap(),
+            "      Merged root nginx 41 MB in 0.2 s"
         );
     }
 }

@@ -20,10 +20,11 @@ pub(crate) fn of(kind: &str) -> Words {
         "index" => ("Indexed", "Indexing", true),
         "solve" => ("Solved", "Solving", true),
         "package" => ("Unpacked", "Unpacking", true),
-        "packages" => ("Finished", "Finishing", false),
+        "finish" => ("Configured", "Configuring", false),
         "root" | "stack" => ("Merged", "Merging", false),
         "kernel" => ("Picked", "Picking", false),
         "segment" => ("Packed", "Packing", false),
+        "member" => ("Compressed", "Compressing", false),
         "system" => ("Composed", "Composing", false),
         _ => ("Made", "Making", false),
     };

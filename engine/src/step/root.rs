@@ -1,7 +1,7 @@
 //! Roots: where a component's file system comes from, and its one flattened tree.
 //!
 //! Enters: an [`Origin`] and what it is for. Leaves: `root` (object `tree`), with the rules of
-//! LinuxKit's contract applied that hold for every image (see `docs/linuxkit.md`): fixed `etc/hosts` and `etc/resolv.conf`, mount points, no Docker stubs.
+//! LinuxKit's contract applied that hold for every image: fixed `etc/hosts` and `etc/resolv.conf`, mount points, no Docker stubs.
 
 use std::path::PathBuf;
 use std::sync::Arc;

@@ -161,10 +161,11 @@ fn mount_one(inside: &Inside, bundle: &Path, wanted: &Mount) -> Result<()> {
         filesystem(inside, wanted, parsed.clone())?;
     }
     for change in &parsed.propagation {
-        let target = inside.existing(Path::new(&wanted.destination));
-        let target = fd_path(&target.context(|| "reopen")?);
-        mount::mount_change(target, MountPropagationFlags::from_bits_retain(*change))
-            .context(|| "propagation")?;
+        let target = inside
+            .existing(Path::new(&wanted.destination))
+            .context(|| "reopen")?;
+        let change = MountPropagationFlags::from_bits_retain(*change);
+        mount::mount_change(fd_path(&target), change).context(|| "propagation")?;
     }
     Ok(())
 }

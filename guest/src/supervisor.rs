@@ -74,6 +74,9 @@ enum Source {
     Stream(usize),
 }
 
+/// After this time an onboot container is not one of those that start-up is measured by.
+const LONG_RUN: Duration = Duration::from_secs(1);
+
 /// Everything PID 1 watches.
 #[derive(Debug)]
 pub(crate) struct Supervisor {
@@ -130,6 +133,11 @@ impl Supervisor {
         machine::load_modules(&self.cmdline, &mut self.seen, overlay);
         // No ACPI, no button: a virtual machine without it is not worth a line.
         self.button = Button::open().ok();
+    }
+
+    /// Loads the modules for which nobody had to wait.
+    pub(crate) fn finish_devices(&mut self) {
+        machine::load_deferred(&self.cmdline, &mut self.seen);
     }
 
     /// Takes over a network client.
@@ -210,7 +218,12 @@ impl Supervisor {
         let enough = self.requests;
         if let Some(pid) = self.start(bundle, id, phase) {
             // Somebody who asks for the end (again) does not wait for this one.
-            self.wait(None, |s| !s.runs(pid) || s.requests > enough);
+            let over = |s: &Self| !s.runs(pid) || s.requests > enough;
+            if !self.wait(Some(LONG_RUN), over) {
+                // The power button is among the modules put off.
+                self.finish_devices();
+                self.wait(None, over);
+            }
         }
     }
 

@@ -126,10 +126,6 @@ pub(crate) fn enter(bundle: &Bundle) -> Result<()> {
         devices(&inside, &config.linux.devices)?;
     }
     pivot(&inside)?;
-    if !config.linux.rootfs_propagation.is_empty() {
-        mount::mount_change("/", MountPropagationFlags::from_bits_retain(propagation))
-            .context(|| "propagation of the new /")?;
-    }
     reopen_null()?;
     make_cwd(&config.process.cwd)?;
     make_readonly(config)

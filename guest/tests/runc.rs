@@ -5,6 +5,8 @@
 //! nothing outside a temporary directory and its own mount namespace:
 //! `cargo test -p kiln-init --test runc -- --ignored`.
 
+#![allow(clippy::unwrap_used, reason = "tests panic")]
+
 use std::fs;
 use std::path::Path;
 use std::process::{Command, Stdio};

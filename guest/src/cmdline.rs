@@ -94,6 +94,11 @@ impl Cmdline {
         !self.module_parameters(module).is_empty()
     }
 
+    /// Returns whether a word stands there, with or without a value.
+    pub(crate) fn has(&self, key: &str) -> bool {
+        self.words.iter().any(|(k, _)| k == key)
+    }
+
     /// Returns the network mode; an unknown word is the default and is named in the error.
     pub(crate) fn network_mode(&self) -> Result<NetworkMode, String> {
         match self.value("kiln.net") {

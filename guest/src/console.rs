@@ -6,6 +6,7 @@
 use std::collections::VecDeque;
 use std::fmt;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -21,6 +22,9 @@ static CONSOLE: Mutex<Console> = Mutex::new(Console {
     dropped: 0,
 });
 
+/// `kiln.debug` was given.
+static VERBOSE: AtomicBool = AtomicBool::new(false);
+
 /// The queue and the terminal behind it.
 #[derive(Debug)]
 pub(crate) struct Console {
@@ -33,6 +37,26 @@ pub(crate) struct Console {
 #[macro_export]
 macro_rules! say {
     ($($arg:tt)*) => { $crate::console::say(format_args!($($arg)*)) };
+}
+
+/// Prints one `kiln: ` line if the command line has `kiln.debug`.
+#[macro_export]
+macro_rules! debug {
+    ($($arg:tt)*) => {
+        if $crate::console::is_verbose() {
+            $crate::console::say(format_args!($($arg)*))
+        }
+    };
+}
+
+/// Turns [`debug!`] on.
+pub(crate) fn set_verbose() {
+    VERBOSE.store(true, Ordering::Relaxed);
+}
+
+/// Returns whether [`debug!`] prints.
+pub(crate) fn is_verbose() -> bool {
+    VERBOSE.load(Ordering::Relaxed)
 }
 
 /// Prints one `kiln: ` line; see [`say!`].

@@ -287,6 +287,8 @@ fn become_container(
     process::become_user(process)?;
     rustix::process::umask(Mode::from_raw_mode(process.user.umask.unwrap_or(0o022)));
     let program = process::find_program(&process.args[0], &env)?;
+    // Linux 5.11; before, ours are close-on-exec anyway.
+    let _ = sys::close_others_on_exec();
     sys::reset_signals();
     Err(sys::exec(&program, &args, &env)).context(|| display(&program))
 }

@@ -8,13 +8,14 @@ use std::ffi::{CString, OsStr};
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 use rustix::io::Errno;
 
 use crate::cmdline::Cmdline;
 use crate::error::{Context, Error, Result};
 use crate::modules::{Files, Index, name, name_of_file};
-use crate::say;
+use crate::{debug, say};
 
 /// Longest modalias read from sysfs (the kernel writes at most a page).
 const MODALIAS_BYTES_MAX: usize = 4096;
@@ -22,6 +23,39 @@ const MODALIAS_BYTES_MAX: usize = 4096;
 const DEPTH_MAX: usize = 32;
 /// `MODULE_INIT_COMPRESSED_FILE` (`include/uapi/linux/module.h`, Linux 5.17).
 const COMPRESSED_FILE: i32 = 4;
+
+/// Parts of module paths that no container has to wait for: they make a machine cooler, faster or
+/// more observable, not more able. Loading one costs about as much as starting a container.
+const DEFERRED_PATHS: [&str; 14] = [
+    "/crypto/",
+    "/events/",
+    "drivers/acpi/ac.",
+    "drivers/acpi/battery.",
+    "drivers/acpi/button.",
+    "drivers/acpi/fan.",
+    "drivers/acpi/thermal.",
+    "drivers/cpufreq/",
+    "drivers/edac/",
+    "drivers/firmware/",
+    "drivers/hwmon/",
+    "drivers/input/",
+    "drivers/powercap/",
+    "drivers/thermal/",
+];
+/// Buses whose devices have a modalias but whose modules are all of that kind, or nearly so.
+const DEFERRED_BUSES: [&str; 1] = ["cpu"];
+/// Buses whose devices never have a modalias; some have one device per CPU or memory block.
+const SILENT_BUSES: [&str; 9] = [
+    "clockevents",
+    "clocksource",
+    "container",
+    "edac",
+    "event_source",
+    "machinecheck",
+    "memory",
+    "node",
+    "workqueue",
+];
 
 /// Who takes modules; a recording double stands in for the kernel in tests.
 pub(crate) trait Kernel {
@@ -40,7 +74,9 @@ impl Kernel for RunningKernel {
         let flags = if compressed { COMPRESSED_FILE } else { 0 };
         let opened = fs::File::open(file).context(|| file.display())?;
         match rustix::system::finit_module(&opened, &parameters, flags) {
-            Ok(()) | Err(Errno::EXIST) => Ok(()),
+            // "No such device" is a driver that looked and found its device absent or taken, as
+            // most processor modules do in a virtual machine.
+            Ok(()) | Err(Errno::EXIST | Errno::NODEV) => Ok(()),
             Err(Errno::INVAL | Errno::OPNOTSUPP | Errno::NOEXEC) if compressed => {
                 Err(Error::new(format!(
                     "{}: this kernel does not take modules in this compression \
@@ -54,7 +90,7 @@ impl Kernel for RunningKernel {
 }
 
 /// What was tried already; outlives a [`Loader`].
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Seen {
     /// Module names, whatever came of them.
     modules: HashSet<Vec<u8>>,
@@ -62,8 +98,8 @@ pub(crate) struct Seen {
     devices: HashSet<PathBuf>,
     /// Modaliases.
     aliases: HashSet<Vec<u8>>,
-    /// Modules the kernel took.
-    pub(crate) loaded: usize,
+    /// Modules for later; none once [`Loader::load_deferred`] has begun.
+    deferred: Option<Vec<Vec<u8>>>,
 }
 
 /// Loads modules by name, alias or device.
@@ -130,14 +166,26 @@ impl<'a, K: Kernel> Loader<'a, K> {
         }
     }
 
+    /// Loads what was put off, and answers the buses left out before.
+    pub(crate) fn load_deferred(&mut self, sys: &Path) {
+        for module in self.seen.deferred.take().into_iter().flatten() {
+            self.load(&module, 0);
+        }
+        self.coldplug(sys);
+    }
+
     /// Answers one device's modalias.
     pub(crate) fn answer(&mut self, modalias: &[u8]) {
         if modalias.len() > MODALIAS_BYTES_MAX || !self.seen.aliases.insert(modalias.to_vec()) {
             return;
         }
         for module in self.index.resolve(modalias) {
-            if !self.is_banned(module) {
-                self.load(module, 0);
+            if self.is_banned(module) {
+                continue;
+            }
+            match &mut self.seen.deferred {
+                Some(deferred) if can_wait(&self.index, module) => deferred.push(module.to_vec()),
+                _ => self.load(module, 0),
             }
         }
     }
@@ -171,8 +219,13 @@ impl<'a, K: Kernel> Loader<'a, K> {
         }
         let path = self.files.directory().join(OsStr::from_bytes(file));
         let parameters = self.parameters(&module);
+        let began = Instant::now();
         match self.kernel.load(&path, &parameters) {
-            Ok(()) => self.seen.loaded += 1,
+            Ok(()) => debug!(
+                "module {}: {:?}",
+                String::from_utf8_lossy(&module),
+                began.elapsed()
+            ),
             Err(cause) => say!("module {}: {cause}", String::from_utf8_lossy(&module)),
         }
         for module in after {
@@ -194,7 +247,31 @@ impl<'a, K: Kernel> Loader<'a, K> {
     }
 }
 
+fn can_wait(index: &Index<'_>, module: &[u8]) -> bool {
+    let Some((file, _)) = index.file(module) else {
+        return false;
+    };
+    let file = String::from_utf8_lossy(file);
+    DEFERRED_PATHS.iter().any(|part| file.contains(part))
+}
+
+impl Default for Seen {
+    fn default() -> Self {
+        Self {
+            modules: HashSet::new(),
+            devices: HashSet::new(),
+            aliases: HashSet::new(),
+            deferred: Some(Vec::new()),
+        }
+    }
+}
+
 impl Seen {
+    /// Returns whether anything was put off, or not even looked at.
+    pub(crate) fn has_deferred(&self) -> bool {
+        self.deferred.is_some()
+    }
+
     /// Returns whether a modalias was answered before.
     pub(crate) fn knows(&self, modalias: &[u8]) -> bool {
         self.aliases.contains(modalias)
@@ -204,6 +281,10 @@ impl Seen {
     fn new_modaliases(&mut self, sys: &Path) -> Vec<Vec<u8>> {
         let mut fresh = Vec::new();
         for bus in directory(&sys.join("bus")) {
+            let is = |names: &[&str]| names.iter().any(|name| bus.ends_with(name));
+            if is(&SILENT_BUSES) || (self.deferred.is_some() && is(&DEFERRED_BUSES)) {
+                continue;
+            }
             for device in directory(&bus.join("devices")) {
                 if self.devices.contains(&device) {
                     continue;
@@ -247,17 +328,25 @@ mod tests {
         let modules = root.path().join("lib/modules/1");
         let conf = root.path().join("etc/modprobe.d");
         let sys = root.path().join("sys/bus/pci/devices");
-        for directory in [&modules, &conf, &sys.join("0"), &sys.join("1")] {
+        let cpu = root.path().join("sys/bus/cpu/devices/cpu0");
+        for directory in [
+            &modules,
+            &conf,
+            &sys.join("0"),
+            &sys.join("1"),
+            &sys.join("2"),
+            &cpu,
+        ] {
             fs::create_dir_all(directory).unwrap();
         }
         fs::write(
             modules.join("modules.dep"),
-            "k/net.ko: k/mid.ko k/base.ko\nk/mid.ko: k/base.ko\nk/base.ko:\nk/md5.ko:\nk/snd.ko:\nk/loop-a.ko:\nk/loop-b.ko:\n",
+            "k/net.ko: k/mid.ko k/base.ko\nk/mid.ko: k/base.ko\nk/base.ko:\nk/md5.ko:\nk/snd.ko:\nk/loop-a.ko:\nk/loop-b.ko:\nk/drivers/cpufreq/freq.ko:\nk/drivers/input/mouse.ko:\n",
         )
         .unwrap();
         fs::write(
             modules.join("modules.alias"),
-            "alias pci:v1d* net\nalias pci:v2d* snd\nalias crypto-md5 md5\n",
+            "alias pci:v1d* net\nalias pci:v2d* snd\nalias crypto-md5 md5\nalias cpu:* freq\nalias pci:v3d* mouse\n",
         )
         .unwrap();
         fs::write(
@@ -268,6 +357,8 @@ mod tests {
         fs::write(conf.join("a.conf"), "options net queues=2\nblacklist snd\n").unwrap();
         fs::write(sys.join("0/modalias"), "pci:v1d9\n").unwrap();
         fs::write(sys.join("1/modalias"), "pci:v2d9\n").unwrap();
+        fs::write(sys.join("2/modalias"), "pci:v3d9\n").unwrap();
+        fs::write(cpu.join("modalias"), "cpu:type:x\n").unwrap();
         root
     }
 
@@ -285,6 +376,24 @@ mod tests {
         let names: Vec<&str> = kernel.0.iter().map(|(file, _)| file.as_str()).collect();
         assert_eq!(names, ["md5.ko", "base.ko", "mid.ko", "net.ko"]);
         assert_eq!(kernel.0[3].1, "queues=2 debug=1");
+    }
+
+    #[test]
+    fn what_no_container_waits_for_comes_last() {
+        let root = machine();
+        let files = Files::read(root.path(), "1");
+        let cmdline = Cmdline::default();
+        let (mut kernel, mut seen) = (Recorder::default(), Seen::default());
+        let sys = root.path().join("sys");
+        Loader::new(&files, &cmdline, &mut kernel, &mut seen).coldplug(&sys);
+        assert_eq!(kernel.0.last().unwrap().0, "net.ko");
+        Loader::new(&files, &cmdline, &mut kernel, &mut seen).load_deferred(&sys);
+        assert!(!seen.has_deferred());
+        let names: Vec<&str> = kernel.0[4..]
+            .iter()
+            .map(|(file, _)| file.as_str())
+            .collect();
+        assert_eq!(names, ["mouse.ko", "freq.ko"]);
     }
 
     #[test]

@@ -117,6 +117,7 @@ pub(crate) fn load_modules(cmdline: &Cmdline, seen: &mut Seen, overlay: bool) {
     if files.is_empty() {
         return;
     }
+    make_nodes(&files);
     let mut loader = Loader::new(&files, cmdline, RunningKernel, seen);
     // Devices named on the command line have no bus that announces them.
     if cmdline.mentions_module("virtio_mmio") {
@@ -137,6 +138,35 @@ pub(crate) fn load_modules(cmdline: &Cmdline, seen: &mut Seen, overlay: bool) {
             say!("module {name}: not in this kernel");
         }
     }
+}
+
+/// Makes the nodes behind which the kernel loads a module when they are opened (`/dev/fuse`,
+/// `/dev/net/tun`, …), so that the module need not be loaded for a mere possibility.
+fn make_nodes(files: &Files) {
+    use rustix::fs::{CWD, FileType, Mode, makedev, mknodat};
+    for node in files.nodes() {
+        let path = Path::new("/dev").join(node.name);
+        let kind = match node.is_block {
+            true => FileType::BlockDevice,
+            false => FileType::CharacterDevice,
+        };
+        if let Some(parent) = path.parent() {
+            let _ = make_directories(parent);
+        }
+        let number = makedev(node.major, node.minor);
+        // One that exists has its driver already.
+        let _ = mknodat(CWD, &path, kind, Mode::from_raw_mode(0o600), number);
+    }
+}
+
+/// Loads what devices wanted but no container has to wait for.
+pub(crate) fn load_deferred(cmdline: &Cmdline, seen: &mut Seen) {
+    if !seen.has_deferred() {
+        return;
+    }
+    let release = rustix::system::uname();
+    let files = Files::read(Path::new("/"), &release.release().to_string_lossy());
+    Loader::new(&files, cmdline, RunningKernel, seen).load_deferred(Path::new("/sys"));
 }
 
 /// Loads what new devices want.

@@ -75,6 +75,10 @@ fn life() -> i32 {
 fn live(began: Instant, own_path: Option<&str>) -> Result<Infallible> {
     mounts::boot_mounts()?;
     let cmdline = Cmdline::parse(&fs::read("/proc/cmdline").unwrap_or_default());
+    if cmdline.has("kiln.debug") {
+        console::set_verbose();
+    }
+    debug!("mounted after {:?}", began.elapsed());
     let mut supervisor = Supervisor::new(cmdline.clone(), true)?;
     machine::settle(own_path);
     greet();
@@ -82,11 +86,13 @@ fn live(began: Instant, own_path: Option<&str>) -> Result<Infallible> {
     let onboot = read_all(Phase::Onboot);
     let services = read_all(Phase::Service);
     supervisor.watch_devices(needs_overlay(&onboot, &services));
+    debug!("modules loaded after {:?}", began.elapsed());
     machine::set_hostname();
     machine::set_clock();
     let mode = start_network(&mut supervisor, &cmdline, &onboot, &services);
     volumes::mount_all();
 
+    debug!("onboot begins after {:?}", began.elapsed());
     for (id, bundle) in onboot {
         if supervisor.action().is_some() {
             break;
@@ -100,8 +106,11 @@ fn live(began: Instant, own_path: Option<&str>) -> Result<Infallible> {
     {
         say!("no network after {NETWORK_WAIT_MAX:?}, going on");
     }
+    debug!("services begin after {:?}", began.elapsed());
     if supervisor.action().is_none() {
         start_services(&mut supervisor, services, began);
+        supervisor.finish_devices();
+        debug!("all modules loaded after {:?}", began.elapsed());
     }
     loop {
         if let Some(action) = supervisor.action() {

@@ -1,7 +1,7 @@
 //! What modules a kernel has and which of them answers a name, an alias or a device.
 //!
 //! In: the text files that depmod writes below `/lib/modules/RELEASE` (modules.dep, .alias,
-//! .softdep, .builtin; see depmod(8), modules.dep(5)) and `/etc/modprobe.d/*.conf`. Out: names and
+//! .softdep, .builtin, .devname; see depmod(8), modules.dep(5)) and `/etc/modprobe.d/*.conf`. Out: names and
 //! files for the loader.
 //!
 //! The index borrows the files' bytes and lives only while modules are being loaded, so that PID 1
@@ -26,6 +26,7 @@ pub(crate) struct Files {
     alias: Vec<u8>,
     softdep: Vec<u8>,
     builtin: Vec<u8>,
+    devname: Vec<u8>,
     /// `/etc/modprobe.d/*.conf`, joined.
     config: Vec<u8>,
 }
@@ -40,6 +41,7 @@ impl Files {
             alias: file("modules.alias"),
             softdep: file("modules.softdep"),
             builtin: file("modules.builtin"),
+            devname: file("modules.devname"),
             config: read_conf_directory(&root.join("etc/modprobe.d")),
             directory,
         }
@@ -50,9 +52,45 @@ impl Files {
         &self.directory
     }
 
+    /// Returns the nodes of modules.devname.
+    pub(crate) fn nodes(&self) -> impl Iterator<Item = Node<'_>> {
+        lines(&self.devname).filter_map(Node::parse)
+    }
+
     /// Returns whether this kernel has any loadable module here.
     pub(crate) fn is_empty(&self) -> bool {
         self.dep.is_empty()
+    }
+}
+
+/// A device node whose module is loaded when it is opened.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Node<'a> {
+    /// Path below `/dev`.
+    pub(crate) name: &'a str,
+    /// Block or character.
+    pub(crate) is_block: bool,
+    /// Major number.
+    pub(crate) major: u32,
+    /// Minor number.
+    pub(crate) minor: u32,
+}
+
+impl<'a> Node<'a> {
+    /// Parses `fuse fuse c10:229`: module, node, type and numbers.
+    fn parse(line: &'a [u8]) -> Option<Self> {
+        let line = std::str::from_utf8(line).ok()?;
+        let mut words = line.split_ascii_whitespace().skip(1);
+        let (name, number) = (words.next()?, words.next()?);
+        let (major, minor) = number.get(1..)?.split_once(':')?;
+        let leads_out = name.starts_with('/') || name.split('/').any(|part| part == "..");
+        (!leads_out && number.starts_with(['b', 'c'])).then_some(())?;
+        Some(Self {
+            name,
+            is_block: number.starts_with('b'),
+            major: major.parse().ok()?,
+            minor: minor.parse().ok()?,
+        })
     }
 }
 
@@ -91,8 +129,10 @@ pub(crate) struct Index<'a> {
     modules: HashMap<Name<'a>, (&'a [u8], &'a [u8])>,
     /// Bus (`pci:`) → pattern and module.
     by_bus: HashMap<&'a [u8], Vec<Alias<'a>>>,
-    /// Patterns that may match any bus, and those without bus (`fs-ext4`).
+    /// Patterns that may match any bus.
     any_bus: Vec<Alias<'a>>,
+    /// Aliases without wildcard (`fs-ext4`), folded, and their modules.
+    exact: HashMap<Name<'a>, Vec<&'a [u8]>>,
     softdeps: HashMap<Name<'a>, Softdep<'a>>,
     builtin: HashSet<Name<'a>>,
     blacklist: HashSet<Name<'a>>,
@@ -175,7 +215,11 @@ impl<'a> Index<'a> {
         match (words.next(), words.next()) {
             (Some(b"alias"), Some(pattern)) => {
                 let Some(module) = words.next() else { return };
-                let list = if alias::bus(pattern).is_empty() || alias::any_bus(pattern) {
+                if !alias::has_wildcard(pattern) {
+                    self.exact.entry(name(pattern)).or_default().push(module);
+                    return;
+                }
+                let list = if alias::has_wildcard(alias::bus(pattern)) {
                     &mut self.any_bus
                 } else {
                     self.by_bus.entry(alias::bus(pattern)).or_default()
@@ -233,15 +277,16 @@ impl<'a> Index<'a> {
             .map_or(&[], Vec::as_slice)
     }
 
-    /// Returns the modules whose alias matches, in file order.
+    /// Returns the modules whose alias matches: exact ones first, then in file order.
     pub(crate) fn resolve(&self, wanted: &[u8]) -> Vec<&'a [u8]> {
-        let bus = self.by_bus.get(alias::bus(wanted)).map(Vec::as_slice);
-        bus.unwrap_or_default()
-            .iter()
+        let wanted = name(wanted);
+        let exact = self.exact.get(wanted.as_ref()).into_iter().flatten();
+        let bus = self.by_bus.get(alias::bus(&wanted)).into_iter().flatten();
+        let patterns = bus
             .chain(&self.any_bus)
-            .filter(|(pattern, _)| alias::matches(pattern, wanted))
-            .map(|(_, module)| *module)
-            .collect()
+            .filter(|(pattern, _)| alias::matches(pattern, &wanted))
+            .map(|(_, module)| module);
+        exact.chain(patterns).copied().collect()
     }
 }
 
@@ -257,6 +302,8 @@ mod tests {
             alias: alias.into(),
             softdep: softdep.into(),
             builtin: b"kernel/fs/binfmt_script.ko\n".to_vec(),
+            devname: b"# nodes\ntun net/tun c10:200\nloop loop0 b7:0\nx ../x c1:1\nx y z\n"
+                .to_vec(),
             config: config.into(),
         }
     }
@@ -279,6 +326,11 @@ mod tests {
         let (before, after) = index.softdep(b"virtio-net");
         assert_eq!(before, [&b"crypto-md5"[..], b"d"]);
         assert_eq!(after, [b"b", b"c"]);
+        let nodes: Vec<_> = files
+            .nodes()
+            .map(|n| (n.name, n.is_block, n.minor))
+            .collect();
+        assert_eq!(nodes, [("net/tun", false, 200), ("loop0", true, 0)]);
         assert!(index.is_builtin(b"binfmt-script"));
         assert!(index.is_blacklisted(b"pc_spkr"));
         assert_eq!(index.options(b"virtio_net"), [&b"napi_tx=0"[..], b"x"]);
@@ -287,9 +339,9 @@ mod tests {
     proptest! {
         #[test]
         fn any_bytes_are_fine(dep: Vec<u8>, alias: Vec<u8>, config: Vec<u8>, wanted: Vec<u8>) {
-            let files = Files { dep, alias, config, ..Files::default() };
+            let files = Files { dep, alias, devname: config.clone(), config, ..Files::default() };
             let index = Index::new(&files);
-            let _ = (index.resolve(&wanted), index.file(&wanted), index.softdep(&wanted));
+            let _ = (files.nodes().count(), index.resolve(&wanted), index.file(&wanted), index.softdep(&wanted));
         }
     }
 }

@@ -124,7 +124,7 @@ const VAR: [(&str, u32); 9] = [
 ///
 /// Only what nothing can work without is an error; the rest is said and passed over.
 pub(crate) fn boot_mounts() -> Result<()> {
-    let initramfs = leave_initramfs()?;
+    leave_initramfs()?;
     for directory in ["/proc", "/sys", "/dev", "/run", "/tmp", "/var"] {
         // On a disk that is mounted read-only they exist or the mount below says so.
         let _ = make_directory(directory, 0o755);
@@ -159,7 +159,7 @@ pub(crate) fn boot_mounts() -> Result<()> {
         make_directory(&format!("/var/{name}"), mode).context(|| format!("/var/{name}"))?;
     }
     let _ = symlink("/run", "/var/run");
-    make_root_readonly(initramfs);
+    make_root_readonly();
     mount::mount_change(
         "/",
         MountPropagationFlags::SHARED | MountPropagationFlags::REC,
@@ -167,11 +167,11 @@ pub(crate) fn boot_mounts() -> Result<()> {
     .context(|| "make / shared")
 }
 
-/// Makes `/` an ordinary mount if it is the initramfs; returns whether it was.
-fn leave_initramfs() -> Result<bool> {
+/// Makes `/` an ordinary mount if it is the initramfs.
+fn leave_initramfs() -> Result<()> {
     let kind = rustix::fs::statfs("/").context(|| "statfs /")?.f_type;
     if !INITRAMFS_MAGICS.contains(&(kind as u64)) {
-        return Ok(false);
+        return Ok(());
     }
     // /run exists in every system with services and is about to be covered anyway.
     let _ = make_directory("/run", 0o755);
@@ -179,8 +179,7 @@ fn leave_initramfs() -> Result<bool> {
     rustix::process::chdir("/run").context(|| "enter the bind of /")?;
     mount::mount_move(".", "/").context(|| "move the bind of / over /")?;
     rustix::process::chroot(".").context(|| "chroot to the bind of /")?;
-    rustix::process::chdir("/").context(|| "chdir /")?;
-    Ok(true)
+    rustix::process::chdir("/").context(|| "chdir /")
 }
 
 fn mount_one(entry: &Boot, known: &str) {
@@ -206,15 +205,10 @@ fn mount_one(entry: &Boot, known: &str) {
     }
 }
 
-/// Makes `/` read-only: the bind alone in an initramfs, since its superblock is also that of
-/// every other bind; the file system itself on a disk.
-fn make_root_readonly(initramfs: bool) {
+/// Makes the file system of `/` read-only as a whole, and not its mount alone: a container that
+/// binds a part of it with "rw" would get a writable mount again.
+fn make_root_readonly() {
     let flags = MountFlags::RDONLY | REMOUNT;
-    let flags = if initramfs {
-        flags | MountFlags::BIND
-    } else {
-        flags
-    };
     if let Err(cause) = mount::mount("", "/", "", flags, None) {
         say!("make / read-only: {cause}");
     }

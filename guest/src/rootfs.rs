@@ -126,10 +126,6 @@ pub(crate) fn enter(bundle: &Bundle) -> Result<()> {
         devices(&inside, &config.linux.devices)?;
     }
     pivot(&inside)?;
-    if !config.linux.rootfs_propagation.is_empty() {
-        mount::mount_change("/", MountPropagationFlags::from_bits_retain(propagation))
-            .context(|| "propagation of the new /")?;
-    }
     reopen_null()?;
     make_cwd(&config.process.cwd)?;
     make_readonly(config)
@@ -161,10 +157,11 @@ fn mount_one(inside: &Inside, bundle: &Path, wanted: &Mount) -> Result<()> {
         filesystem(inside, wanted, parsed.clone())?;
     }
     for change in &parsed.propagation {
-        let target = inside.existing(Path::new(&wanted.destination));
-        let target = fd_path(&target.context(|| "reopen")?);
-        mount::mount_change(target, MountPropagationFlags::from_bits_retain(*change))
-            .context(|| "propagation")?;
+        let target = inside
+            .existing(Path::new(&wanted.destination))
+            .context(|| "reopen")?;
+        let change = MountPropagationFlags::from_bits_retain(*change);
+        mount::mount_change(fd_path(&target), change).context(|| "propagation")?;
     }
     Ok(())
 }

@@ -64,8 +64,9 @@ pub(crate) fn shut_down(supervisor: &mut Supervisor, action: Action) -> ! {
             break;
         }
     }
-    supervisor.forget_network();
+    supervisor.expect_the_end();
     end_processes(supervisor);
+    supervisor.drain();
     unmount_disks();
     rustix::fs::sync();
     say!("{verb} now, after {:.2} s", began.elapsed().as_secs_f64());

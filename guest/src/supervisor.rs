@@ -74,6 +74,12 @@ enum Source {
     Stream(usize),
 }
 
+/// After this time an onboot container is not one of those that start-up is measured by.
+const LONG_RUN: Duration = Duration::from_secs(1);
+
+/// Longest time for last words: a process that cannot be killed may never stop talking.
+const DRAIN_MAX: Duration = Duration::from_millis(500);
+
 /// Everything PID 1 watches.
 #[derive(Debug)]
 pub(crate) struct Supervisor {
@@ -90,6 +96,8 @@ pub(crate) struct Supervisor {
     action: Option<Action>,
     requests: u32,
     failures: i32,
+    /// Containers that end are not worth a line any more.
+    ending: bool,
 }
 
 const SIGNALS: [libc::c_int; 6] = [
@@ -118,6 +126,7 @@ impl Supervisor {
             action: None,
             requests: 0,
             failures: 0,
+            ending: false,
         })
     }
 
@@ -130,6 +139,11 @@ impl Supervisor {
         machine::load_modules(&self.cmdline, &mut self.seen, overlay);
         // No ACPI, no button: a virtual machine without it is not worth a line.
         self.button = Button::open().ok();
+    }
+
+    /// Loads the modules for which nobody had to wait.
+    pub(crate) fn finish_devices(&mut self) {
+        machine::load_deferred(&self.cmdline, &mut self.seen);
     }
 
     /// Takes over a network client.
@@ -210,7 +224,12 @@ impl Supervisor {
         let enough = self.requests;
         if let Some(pid) = self.start(bundle, id, phase) {
             // Somebody who asks for the end (again) does not wait for this one.
-            self.wait(None, |s| !s.runs(pid) || s.requests > enough);
+            let over = |s: &Self| !s.runs(pid) || s.requests > enough;
+            if !self.wait(Some(LONG_RUN), over) {
+                // The power button is among the modules put off.
+                self.finish_devices();
+                self.wait(None, over);
+            }
         }
     }
 
@@ -234,9 +253,12 @@ impl Supervisor {
         self.containers.iter().filter(up).count()
     }
 
-    /// Waits for something to happen, at most `limit`, and deals with it.
-    pub(crate) fn turn(&mut self, limit: Option<Duration>) {
-        for source in self.ready(limit) {
+    /// Waits for something to happen, at most `limit`, and deals with it; returns whether anything
+    /// did.
+    pub(crate) fn turn(&mut self, limit: Option<Duration>) -> bool {
+        let ready = self.ready(limit);
+        for source in &ready {
+            let source = *source;
             match source {
                 Source::Signals => self.take_signals(),
                 Source::Button => self.take_button(),
@@ -253,6 +275,7 @@ impl Supervisor {
         }
         self.streams.retain(|(_, stream)| !stream.ended);
         self.bury();
+        !ready.is_empty()
     }
 
     /// Polls; what is ready comes in the order to deal with: output before the death it explains.
@@ -391,7 +414,10 @@ impl Supervisor {
                     stream.ended = !stream.pump();
                 }
             }
-            self.failures += i32::from(!dead.report());
+            let expected = self.ending && dead.bundle.phase == Phase::Service;
+            if !expected && !dead.report() {
+                self.failures += 1;
+            }
             if let Some(group) = &dead.cgroup {
                 cgroup::remove(group);
             }
@@ -399,9 +425,16 @@ impl Supervisor {
         }
     }
 
-    /// Loses interest in everything but what still dies: for shutdown.
-    pub(crate) fn forget_network(&mut self) {
+    /// Leaves the network alone and expects every container to end: for shutdown.
+    pub(crate) fn expect_the_end(&mut self) {
         self.network = None;
+        self.ending = true;
+    }
+
+    /// Takes the last words of what has ended.
+    pub(crate) fn drain(&mut self) {
+        let end = Instant::now() + DRAIN_MAX;
+        while self.turn(Some(Duration::ZERO)) && Instant::now() < end {}
     }
 }
 

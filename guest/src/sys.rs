@@ -95,6 +95,23 @@ pub(crate) fn exec(path: &CString, args: &[CString], env: &[CString]) -> io::Err
     io::Error::last_os_error()
 }
 
+/// Has exec close everything but the standard streams, whoever opened it without `O_CLOEXEC`.
+pub(crate) fn close_others_on_exec() -> io::Result<()> {
+    // SAFETY: marks descriptors, closes none of those that are owned in this process.
+    let done = unsafe {
+        libc::syscall(
+            libc::SYS_close_range,
+            3u32,
+            u32::MAX,
+            libc::CLOSE_RANGE_CLOEXEC,
+        )
+    };
+    match done {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
 /// Ends a forked child without running the parent's exit handlers.
 pub(crate) fn exit_now(status: libc::c_int) -> ! {
     // SAFETY: plain system call that does not return.

@@ -1,0 +1,300 @@
+//! The same bundles under runc and under `kiln-init run`: a program inside must see the same
+//! mounts, identity, capabilities, limits, nodes and namespaces.
+//!
+//! Needs root with CAP_SYS_ADMIN, and `runc`, `unshare` and a static `busybox` in PATH. Touches
+//! nothing outside a temporary directory and its own mount namespace:
+//! `cargo test -p kiln-init --test runc -- --ignored`.
+
+#![allow(clippy::unwrap_used, reason = "tests panic")]
+
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use serde_json::{Value, json};
+
+/// What a program inside looks at. Left out are numbers that differ from run to run, and what runc
+/// itself changed between 1.1 (Debian) and 1.3 (LinuxKit), which we follow: the root is private
+/// instead of a slave, and a tmpfs gets its mode as an option instead of by chmod.
+const LOOK: &str = r"
+echo '== id'; id; umask; pwd; echo HOME=$HOME
+echo '== status'; grep -E '^(Cap|NoNewPrivs|Groups|Seccomp:)' /proc/self/status
+echo '== limits'; cat /proc/self/limits; cat /proc/self/oom_score_adj
+echo '== mounts'; cut -d' ' -f4- /proc/self/mountinfo | sed -E 's/(shared|master|propagate_from):[0-9]+/\1/g; s/(rootfs \/ .*) master/\1/; s/,mode=755$//'
+echo '== dev'; ls -la /dev | tail -n +2 | sed -E 's/[A-Z][a-z]{2} +[0-9]+ [0-9:]+//'
+echo '== namespaces'; hostname; cat /proc/sys/net/ipv4/ip_forward; ip link | grep -o 'lo:.*UP' ; ls /proc | grep -c '^[0-9]'
+echo '== fds'; ls /proc/self/fd
+echo '== writes'; for d in / /dev /sys /bound /tmp; do touch $d/x 2>&1 && echo wrote $d; done; rm -f /x /bound/x
+echo '== hidden'; cat /proc/timer_list 2>&1 | head -1; ls /proc/scsi 2>&1; test -w /proc/sysrq-trigger && echo writable
+echo '== end'
+";
+
+const APPLETS: &str = "cat cut echo grep head hostname id ip ls readlink rm sed sh tail test touch";
+
+struct Bundle {
+    directory: tempfile::TempDir,
+}
+
+impl Bundle {
+    fn new(change: impl FnOnce(&mut Value)) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        // Readable by the containers' users.
+        let open = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+        fs::set_permissions(directory.path(), open).unwrap();
+        let root = directory.path().join("rootfs");
+        for name in ["bin", "dev", "proc", "sys", "etc", "tmp", "bound"] {
+            fs::create_dir_all(root.join(name)).unwrap();
+        }
+        fs::create_dir(directory.path().join("source")).unwrap();
+        fs::copy(which("busybox"), root.join("bin/busybox")).unwrap();
+        for applet in APPLETS.split(' ') {
+            std::os::unix::fs::symlink("busybox", root.join("bin").join(applet)).unwrap();
+        }
+        let passwd = "root:x:0:0::/root:/bin/sh\nweb:x:100:101::/srv/web:/bin/sh\n";
+        fs::write(root.join("etc/passwd"), passwd).unwrap();
+        let mut config = base();
+        change(&mut config);
+        let path = directory.path().join("config.json");
+        fs::write(path, serde_json::to_vec_pretty(&config).unwrap()).unwrap();
+        Self { directory }
+    }
+
+    fn path(&self) -> &str {
+        self.directory.path().to_str().unwrap()
+    }
+
+    fn name(&self) -> &str {
+        self.directory.path().file_name().unwrap().to_str().unwrap()
+    }
+
+    /// Runs a command in a mount namespace of its own, where the bundle's root is bound to itself
+    /// below a shared `/`, as in a guest.
+    fn run(&self, command: &str) -> String {
+        let root = format!("{}/rootfs", self.path());
+        let script =
+            format!("mount --make-rshared / && mount --bind {root} {root} && {command} 2>&1");
+        let output = Command::new("unshare")
+            .args(["--mount", "--propagation", "private", "sh", "-c", &script])
+            .stdin(Stdio::null())
+            .output()
+            .unwrap();
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    }
+
+    fn under_runc(&self) -> String {
+        let path = self.path();
+        let id = format!("kiln-test-{}", self.name().trim_start_matches('.'));
+        self.run(&format!("runc --root {path}/state run -b {path} {id}"))
+    }
+
+    fn under_kiln(&self) -> String {
+        let prefix = format!("{} | ", self.name());
+        let program = env!("CARGO_BIN_EXE_kiln-init");
+        self.run(&format!("{program} run {}", self.path()))
+            .lines()
+            .map(|line| format!("{}\n", line.strip_prefix(&prefix).unwrap_or(line)))
+            .collect()
+    }
+}
+
+fn which(name: &str) -> String {
+    let path = std::env::var("PATH").unwrap();
+    path.split(':')
+        .map(|directory| format!("{directory}/{name}"))
+        .find(|candidate| Path::new(candidate).exists())
+        .unwrap_or_else(|| panic!("{name} is not in PATH"))
+}
+
+/// LinuxKit's defaults, without the cgroup mount: the host's hierarchy may be version 1.
+fn base() -> Value {
+    let capabilities = json!(["CAP_CHOWN", "CAP_SYS_ADMIN", "CAP_KILL"]);
+    json!({
+        "ociVersion": "1.0.2",
+        "process": {
+            "user": {"uid": 0, "gid": 0},
+            "args": ["sh", "-c", LOOK],
+            "env": ["PATH=/bin"],
+            "cwd": "/",
+            "capabilities": {
+                "bounding": capabilities, "effective": capabilities,
+                "inheritable": capabilities, "permitted": capabilities
+            }
+        },
+        "root": {"path": "rootfs"},
+        "mounts": [
+            {"destination": "/dev", "type": "tmpfs", "source": "tmpfs",
+             "options": ["nosuid", "strictatime", "mode=755", "size=65536k"]},
+            {"destination": "/dev/pts", "type": "devpts", "source": "devpts",
+             "options": ["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620"]},
+            {"destination": "/proc", "type": "proc", "source": "proc",
+             "options": ["nosuid", "nodev", "noexec", "relatime"]},
+            {"destination": "/sys", "type": "sysfs", "source": "sysfs",
+             "options": ["nosuid", "noexec", "nodev"]}
+        ],
+        "linux": {"namespaces": [{"type": "pid"}, {"type": "mount"}], "resources": {}}
+    })
+}
+
+fn push(list: &mut Value, item: Value) {
+    list.as_array_mut().unwrap().push(item);
+}
+
+fn same(change: impl FnOnce(&mut Value)) -> String {
+    let bundle = Bundle::new(change);
+    let (runc, kiln) = (bundle.under_runc(), bundle.under_kiln());
+    assert!(runc.contains("== end"), "runc did not run it: {runc}");
+    let differences = differences(&runc, &kiln).join("\n");
+    assert!(
+        differences.is_empty(),
+        "runc -, kiln +:\n{differences}\n---\n{kiln}"
+    );
+    kiln
+}
+
+fn differences(runc: &str, kiln: &str) -> Vec<String> {
+    let (mut a, mut b) = (runc.lines(), kiln.lines());
+    let mut all = Vec::new();
+    loop {
+        match (a.next(), b.next()) {
+            (None, None) => return all,
+            (x, y) if x == y => {}
+            (x, y) => {
+                all.extend(x.map(|x| format!("-{x}")));
+                all.extend(y.map(|y| format!("+{y}")));
+            }
+        }
+    }
+}
+
+#[test]
+#[ignore = "needs root, runc, unshare, busybox"]
+fn defaults() {
+    let seen = same(|_| {});
+    assert!(seen.contains("wrote /\n"), "{seen}");
+}
+
+#[test]
+#[ignore = "needs root, runc, unshare, busybox"]
+fn read_only() {
+    let seen = same(|config| {
+        config["root"]["readonly"] = json!(true);
+        push(&mut config["mounts"][0]["options"], json!("ro"));
+        push(&mut config["mounts"][3]["options"], json!("ro"));
+    });
+    assert!(!seen.contains("wrote /\n"), "{seen}");
+    assert!(!seen.contains("wrote /dev"), "{seen}");
+}
+
+#[test]
+#[ignore = "needs root, runc, unshare, busybox"]
+fn another_user() {
+    same(|config| {
+        let process = &mut config["process"];
+        process["user"] = json!({"uid": 100, "gid": 101, "additionalGids": [5, 6], "umask": 0o27});
+        process["cwd"] = json!("/srv/made/for/it");
+        process["noNewPrivileges"] = json!(true);
+        process["oomScoreAdj"] = json!(100);
+        process["rlimits"] = json!([
+            {"type": "RLIMIT_NOFILE", "soft": 100, "hard": 200},
+            {"type": "RLIMIT_CORE", "soft": 0, "hard": u64::MAX}
+        ]);
+        process["capabilities"]["ambient"] = json!(["CAP_KILL"]);
+    });
+}
+
+#[test]
+#[ignore = "needs root, runc, unshare, busybox"]
+fn no_capabilities_at_all() {
+    same(|config| config["process"]["capabilities"] = json!({}));
+}
+
+#[test]
+#[ignore = "needs root, runc, unshare, busybox"]
+fn namespaces() {
+    same(|config| {
+        config["hostname"] = json!("inside");
+        for kind in ["network", "ipc", "uts"] {
+            push(&mut config["linux"]["namespaces"], json!({"type": kind}));
+        }
+        config["linux"]["sysctl"] = json!({"net.ipv4.ip_forward": "1"});
+        let queue = json!({"destination": "/dev/mqueue", "type": "mqueue", "source": "mqueue"});
+        push(&mut config["mounts"], queue);
+    });
+}
+
+#[test]
+#[ignore = "needs root, runc, unshare, busybox"]
+fn binds_and_tmpfs() {
+    same(|config| {
+        let mut mount = |destination: &str, kind: &str, source: &str, options: &[&str]| {
+            let mount = json!({"destination": destination, "type": kind, "source": source,
+                "options": options});
+            push(&mut config["mounts"], mount);
+        };
+        mount("/bound", "bind", "source", &["rbind", "rshared"]);
+        mount(
+            "/made/for/bind",
+            "bind",
+            "source",
+            &["ro", "bind", "noexec"],
+        );
+        mount("/etc/made", "bind", "config.json", &["rbind", "ro"]);
+        mount("/tmp", "tmpfs", "tmpfs", &["nosuid", "size=1m", "ro"]);
+    });
+}
+
+#[test]
+#[ignore = "needs root, runc, unshare, busybox"]
+fn devices_and_hidden_paths() {
+    same(|config| {
+        config["linux"]["devices"] = json!([{"path": "/dev/fuse", "type": "c", "major": 10,
+            "minor": 229, "fileMode": 0o600, "uid": 5, "gid": 6}]);
+        config["linux"]["maskedPaths"] = json!(["/proc/timer_list", "/proc/scsi", "/proc/absent"]);
+        config["linux"]["readonlyPaths"] = json!(["/proc/sysrq-trigger", "/proc/absent"]);
+    });
+}
+
+#[test]
+#[ignore = "needs root, runc, unshare, busybox"]
+fn shared_root() {
+    same(|config| config["linux"]["rootfsPropagation"] = json!("shared"));
+}
+
+#[test]
+#[ignore = "needs root, unshare, busybox"]
+fn host_pids_and_bound_dev() {
+    let bundle = Bundle::new(|config| {
+        config["linux"]["namespaces"] = json!([{"type": "mount"}]);
+        config["mounts"][0] = json!({"destination": "/dev", "type": "bind", "source": "/dev",
+            "options": ["rw", "rbind", "rshared"]});
+        let script = "readlink /proc/self/ns/pid; ls -d /dev/kmsg /dev/null";
+        config["process"]["args"] = json!(["sh", "-c", script]);
+    });
+    let own = fs::read_link("/proc/self/ns/pid").unwrap();
+    let expected = format!("{}\n/dev/kmsg\n/dev/null\n", own.display());
+    assert_eq!(bundle.under_kiln(), expected);
+}
+
+#[test]
+#[ignore = "needs root, unshare, busybox"]
+fn failures_name_the_member_at_fault() {
+    let start = |change: &dyn Fn(&mut Value)| Bundle::new(change).under_kiln();
+    let absent = start(&|config| config["process"]["args"] = json!(["nowhere"]));
+    assert!(
+        absent.contains("not started: nowhere: not found in PATH /bin"),
+        "{absent}"
+    );
+    let mount = start(&|config| {
+        let mount = json!({"destination": "/x", "type": "bind", "source": "/no/such"});
+        push(&mut config["mounts"], mount);
+    });
+    assert!(
+        mount.contains("mounts[4]: /x: bind source /no/such"),
+        "{mount}"
+    );
+    let seccomp = start(&|config| config["linux"]["seccomp"] = json!({}));
+    assert!(
+        seccomp.contains("linux.seccomp is not supported"),
+        "{seccomp}"
+    );
+}

@@ -130,10 +130,11 @@ fn onboot_runs_in_order_and_the_system_ends_cleanly() {
         "kernel:\n  debian: {suite: bookworm, packages: [linux-image-cloud-amd64]}\n  modules: [overlay]\n  cmdline: console=ttyS0 quiet\n\
          init: [kiln]\n\
          onboot:\n  - &box\n    name: first\n    debian: {suite: bookworm, packages: [busybox-static]}\n    command: [/bin/busybox, sh, -c, \"echo the first; id -u\"]\n    uid: 1234\n\
-         \x20 - name: second\n    debian: {suite: bookworm, packages: [busybox-static]}\n    command: [/bin/busybox, sh, -c, \"echo the second\"]\n\
+         \x20 - name: second\n    debian: {suite: bookworm, packages: [busybox-static]}\n    binds: [\"/etc:/system\"]\n    command: [/bin/busybox, sh, -c, \"echo the second; /bin/busybox cat /system/mark\"]\n\
          services:\n  - name: ends\n    debian: {suite: bookworm, packages: [busybox-static]}\n    pid: host\n    capabilities: [CAP_KILL]\n\
          \x20   command: [/bin/busybox, sh, -c, \"echo the service; /bin/busybox kill -TERM 1\"]\n\
-         onshutdown:\n  - name: last\n    debian: {suite: bookworm, packages: [busybox-static]}\n    command: [/bin/busybox, echo, the last]\n",
+         onshutdown:\n  - name: last\n    debian: {suite: bookworm, packages: [busybox-static]}\n    command: [/bin/busybox, echo, the last]\n\
+         files:\n  - path: etc/mark\n    contents: \"the bound file\"\n",
     );
     let mut machine = Machine::boot(&space, &["--accel", "tcg", "order.yml"]);
     let began = Instant::now();
@@ -159,6 +160,7 @@ fn onboot_runs_in_order_and_the_system_ends_cleanly() {
         at("the first"),
         at("1234"),
         at("the second"),
+        at("the bound file"),
         at("the service"),
         at("the last"),
     ];

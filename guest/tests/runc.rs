@@ -3,7 +3,7 @@
 //!
 //! Needs root with CAP_SYS_ADMIN, and `runc`, `unshare` and a static `busybox` in PATH. Touches
 //! nothing outside a temporary directory and its own mount namespace:
-//! `cargo test -p kiln-init --test runc -- --ignored`.
+//! `cargo test -p kiln-init --test runc`.
 
 #![allow(clippy::unwrap_used, reason = "tests panic")]
 
@@ -17,12 +17,13 @@ use serde_json::{Value, json};
 /// itself changed between 1.1 (Debian) and 1.3 (LinuxKit), which we follow: the root is private
 /// instead of a slave, and a tmpfs gets its mode as an option instead of by chmod.
 const LOOK: &str = r"
+set -- /proc/[0-9]*; echo '== processes' $# # before anything is forked
 echo '== id'; id; umask; pwd; echo HOME=$HOME
 echo '== status'; grep -E '^(Cap|NoNewPrivs|Groups|Seccomp:)' /proc/self/status
 echo '== limits'; cat /proc/self/limits; cat /proc/self/oom_score_adj
 echo '== mounts'; cut -d' ' -f4- /proc/self/mountinfo | sed -E 's/(shared|master|propagate_from):[0-9]+/\1/g; s/(rootfs \/ .*) master/\1/; s/,mode=755$//'
 echo '== dev'; ls -la /dev | tail -n +2 | sed -E 's/[A-Z][a-z]{2} +[0-9]+ [0-9:]+//'
-echo '== namespaces'; hostname; cat /proc/sys/net/ipv4/ip_forward; ip link | grep -o 'lo:.*UP' ; ls /proc | grep -c '^[0-9]'
+echo '== namespaces'; hostname; cat /proc/sys/net/ipv4/ip_forward; ip link | grep -o 'lo:.*UP' 
 echo '== fds'; ls /proc/self/fd
 echo '== writes'; for d in / /dev /sys /bound /tmp; do touch $d/x 2>&1 && echo wrote $d; done; rm -f /x /bound/x
 echo '== hidden'; cat /proc/timer_list 2>&1 | head -1; ls /proc/scsi 2>&1; test -w /proc/sysrq-trigger && echo writable
@@ -167,14 +168,12 @@ fn differences(runc: &str, kiln: &str) -> Vec<String> {
 }
 
 #[test]
-#[ignore = "needs root, runc, unshare, busybox"]
 fn defaults() {
     let seen = same(|_| {});
     assert!(seen.contains("wrote /\n"), "{seen}");
 }
 
 #[test]
-#[ignore = "needs root, runc, unshare, busybox"]
 fn read_only() {
     let seen = same(|config| {
         config["root"]["readonly"] = json!(true);
@@ -186,7 +185,6 @@ fn read_only() {
 }
 
 #[test]
-#[ignore = "needs root, runc, unshare, busybox"]
 fn another_user() {
     same(|config| {
         let process = &mut config["process"];
@@ -203,13 +201,11 @@ fn another_user() {
 }
 
 #[test]
-#[ignore = "needs root, runc, unshare, busybox"]
 fn no_capabilities_at_all() {
     same(|config| config["process"]["capabilities"] = json!({}));
 }
 
 #[test]
-#[ignore = "needs root, runc, unshare, busybox"]
 fn namespaces() {
     same(|config| {
         config["hostname"] = json!("inside");
@@ -223,7 +219,6 @@ fn namespaces() {
 }
 
 #[test]
-#[ignore = "needs root, runc, unshare, busybox"]
 fn binds_and_tmpfs() {
     same(|config| {
         let mut mount = |destination: &str, kind: &str, source: &str, options: &[&str]| {
@@ -244,7 +239,6 @@ fn binds_and_tmpfs() {
 }
 
 #[test]
-#[ignore = "needs root, runc, unshare, busybox"]
 fn devices_and_hidden_paths() {
     same(|config| {
         config["linux"]["devices"] = json!([{"path": "/dev/fuse", "type": "c", "major": 10,
@@ -255,13 +249,11 @@ fn devices_and_hidden_paths() {
 }
 
 #[test]
-#[ignore = "needs root, runc, unshare, busybox"]
 fn shared_root() {
     same(|config| config["linux"]["rootfsPropagation"] = json!("shared"));
 }
 
 #[test]
-#[ignore = "needs root, unshare, busybox"]
 fn host_pids_and_bound_dev() {
     let bundle = Bundle::new(|config| {
         config["linux"]["namespaces"] = json!([{"type": "mount"}]);
@@ -276,7 +268,6 @@ fn host_pids_and_bound_dev() {
 }
 
 #[test]
-#[ignore = "needs root, unshare, busybox"]
 fn failures_name_the_member_at_fault() {
     let start = |change: &dyn Fn(&mut Value)| Bundle::new(change).under_kiln();
     let absent = start(&|config| config["process"]["args"] = json!(["nowhere"]));

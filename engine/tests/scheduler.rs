@@ -290,3 +290,38 @@ fn cancelling_ends_the_run_and_outcomes_are_told() {
     assert_eq!(told["a"], Outcome::Unchanged);
     assert_eq!(told["top"], Outcome::Cached);
 }
+
+#[test]
+fn a_lost_object_is_seen_through_every_error_that_carries_it() {
+    use kiln_engine::format::FormatError;
+    use kiln_engine::tree::TreeError;
+    use kiln_engine::tree::flatten::FlattenError;
+    use kiln_engine::tree::generate::GenerateError;
+    use kiln_engine::tree::unpack::UnpackError;
+    let digest = Digest::of(b"x");
+    let lost = || CacheError::MissingObject(digest);
+    let tree = || TreeError::from(lost());
+    let all: Vec<Box<dyn std::error::Error + Send + Sync>> = vec![
+        tree().into(),
+        FlattenError::from(tree()).into(),
+        GenerateError::from(tree()).into(),
+        GenerateError::from(lost()).into(),
+        UnpackError::from(tree()).into(),
+        UnpackError::from(lost()).into(),
+        FormatError::from(tree()).into(),
+        FormatError::from(lost()).into(),
+        std::io::Error::other(lost()).into(),
+        FlattenError::from(TreeError::from(CacheError::io("read", "x".as_ref())(
+            std::io::Error::other(lost()),
+        )))
+        .into(),
+    ];
+    for error in all {
+        let text = format!("{error:?}");
+        assert_eq!(
+            StepError::new("step", error).lost_object(),
+            Some(digest),
+            "{text}"
+        );
+    }
+}

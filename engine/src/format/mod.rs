@@ -59,10 +59,10 @@ pub struct Segment {
 #[derive(Debug, thiserror::Error)]
 pub enum FormatError {
     /// The cache failed.
-    #[error(transparent)]
+    #[error("{0}")]
     Cache(#[from] CacheError),
     /// A tree cannot be read.
-    #[error(transparent)]
+    #[error("{0}")]
     Tree(#[from] TreeError),
     /// The object is not a recipe of this format, or points outside itself.
     #[error("recipe {digest}: {reason}")]

@@ -198,7 +198,12 @@ impl StepError {
             if let Some(CacheError::MissingObject(digest)) = error.downcast_ref() {
                 return Some(*digest);
             }
-            cause = error.source();
+            // An I/O error that carries another skips it in `source`.
+            let carried = error.downcast_ref::<std::io::Error>().and_then(|error| error.get_ref());
+            cause = match carried {
+                Some(carried) => Some(carried),
+                None => error.source(),
+            };
         }
         None
     }

@@ -46,10 +46,10 @@ pub enum DirectoryError {
         reason: PathError,
     },
     /// The index cannot hold it.
-    #[error(transparent)]
+    #[error("{0}")]
     Tree(#[from] TreeError),
     /// The cache cannot take it.
-    #[error(transparent)]
+    #[error("{0}")]
     Cache(#[from] CacheError),
 }
 

@@ -32,7 +32,7 @@ pub struct Finish {
 #[derive(Debug, thiserror::Error)]
 pub enum FlattenError {
     /// A tree cannot be read or written.
-    #[error(transparent)]
+    #[error("{0}")]
     Tree(#[from] TreeError),
     /// A hard link names nothing.
     #[error(

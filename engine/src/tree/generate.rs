@@ -85,10 +85,10 @@ pub enum GenerateError {
     #[error("{} changed while it was being read", .0.display())]
     Changed(PathBuf),
     /// The tree cannot be written.
-    #[error(transparent)]
+    #[error("{0}")]
     Tree(#[from] TreeError),
     /// The pack cannot be written.
-    #[error(transparent)]
+    #[error("{0}")]
     Cache(#[from] CacheError),
 }
 

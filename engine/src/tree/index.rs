@@ -186,7 +186,7 @@ struct Span {
 #[derive(Debug, thiserror::Error)]
 pub enum TreeError {
     /// The cache failed.
-    #[error(transparent)]
+    #[error("{0}")]
     Cache(#[from] CacheError),
     /// The object is not a tree of this format, or points outside itself.
     #[error("tree {digest}: {reason}")]

@@ -112,10 +112,10 @@ pub enum UnpackError {
     #[error(transparent)]
     Tar(#[from] TarError),
     /// The index cannot hold it.
-    #[error(transparent)]
+    #[error("{0}")]
     Tree(#[from] TreeError),
     /// The cache cannot take it.
-    #[error(transparent)]
+    #[error("{0}")]
     Cache(#[from] CacheError),
     /// The run is being given up.
     #[error("interrupted")]

@@ -169,7 +169,7 @@ impl Failure {
             ),
             BuildError::Cache(error) => {
                 let hint = cache_hint(&error, cache);
-                Self::failed(error.to_string(), error.source(), hint)
+                Self::failed(error.to_string(), error.source(), Some(hint))
             }
             BuildError::Step(error) => {
                 let hint = error
@@ -225,68 +225,77 @@ impl Problem {
     }
 }
 
+/// Walks a chain of causes, also through I/O errors that only carry another error.
+fn causes<'a>(first: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
+    let inner = |error: &'a (dyn Error + 'static)| match error.downcast_ref::<io::Error>() {
+        Some(carrier) => match carrier.get_ref() {
+            Some(carried) => Some(carried as &(dyn Error + 'static)),
+            None => carrier.source(),
+        },
+        None => error.source(),
+    };
+    std::iter::successors(Some(first), move |error| inner(*error)).take(CAUSES_MAX)
+}
+
 /// Returns the messages of a chain, without those that only repeat what was said before.
 fn chain(message: &str, first: &(dyn Error + 'static)) -> Vec<String> {
-    let mut causes: Vec<String> = Vec::new();
-    let mut cause = Some(first);
-    while let Some(error) = cause.filter(|_| causes.len() < CAUSES_MAX) {
-        let said = error.to_string();
-        let before = causes.last().map_or(message, String::as_str);
-        if !said.is_empty() && !before.contains(&said) {
-            causes.push(said);
+    let mut said: Vec<String> = Vec::new();
+    for error in causes(first) {
+        let text = error.to_string();
+        let before = said.last().map_or(message, String::as_str);
+        if !text.is_empty() && !before.contains(&text) {
+            said.push(text);
         }
-        cause = error.source();
     }
-    causes
+    said
 }
 
 /// Returns what to do about the innermost cause that has an answer.
 fn hint_of_chain(first: &(dyn Error + 'static), cache: &Path) -> Option<String> {
     let mut hint = None;
-    let mut cause = Some(first);
-    for _ in 0..CAUSES_MAX {
-        let Some(error) = cause else { break };
+    for error in causes(first) {
         if let Some(error) = error.downcast_ref::<CacheError>() {
-            return cache_hint(error, cache);
+            return Some(cache_hint(error, cache));
         }
         if let Some(error) = error.downcast_ref::<io::Error>() {
             hint = io_hint(error).or(hint);
         }
-        cause = error.source();
     }
     hint
 }
 
 /// Returns what to do when the cache directory is in the way.
-pub(crate) fn cache_hint(error: &CacheError, cache: &Path) -> Option<String> {
-    let another = "or choose another with --cache DIR or KILN_CACHE";
-    if error.is_full_disk() {
-        let free = free_space(cache).map_or_else(String::new, |free| format!(" ({free} free)"));
-        return Some(format!(
-            "make room on the disk of {}{free}; `kiln cache info` shows what the cache holds; \
-             {another}",
-            cache.display()
-        ));
-    }
+pub(crate) fn cache_hint(error: &CacheError, cache: &Path) -> String {
+    let another = "choose another with --cache DIR or KILN_CACHE";
+    let shown = cache.display();
+    let room = format!(
+        "make room on the disk of {shown} (`kiln cache info` shows what the cache holds), or \
+         {another}"
+    );
+    let writable = format!("make {shown} writable for you, or {another}");
     match error {
-        CacheError::NewerFormat { .. } => Some(format!("use the kiln that made it, {another}")),
+        CacheError::Full { .. } => room,
+        CacheError::Unwritable { .. } => writable,
+        CacheError::NewerFormat { .. } => format!("use the kiln that made it, or {another}"),
+        CacheError::NotACache { .. } => format!("{another}: kiln puts nothing beside other files"),
         CacheError::Io { source, .. } => match source.kind() {
-            io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => Some(format!(
-                "make {} writable for you, {another}",
-                cache.display()
-            )),
-            io::ErrorKind::NotADirectory | io::ErrorKind::AlreadyExists => Some(format!(
-                "{} is no cache directory; move it away, {another}",
-                cache.display()
-            )),
-            _ => None,
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => room,
+            io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => writable,
+            _ => format!("if {shown} is no place for a cache, {another}"),
         },
-        _ => None,
+        CacheError::Catalogue { .. } => "it may be deleted: it is made anew".to_owned(),
+        CacheError::CatalogueBusy(_) => "try again when that process is done".to_owned(),
+        CacheError::MissingObject(_) => {
+            "run the command again: what is missing is made anew".to_owned()
+        }
     }
 }
 
 /// Returns what to do when an output cannot be written.
 fn output_hint(path: &Path, error: &io::Error) -> Option<String> {
+    if path == Path::new("-") {
+        return None;
+    }
     let directory = match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent.to_owned(),
         _ => PathBuf::from("."),

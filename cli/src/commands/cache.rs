@@ -19,7 +19,7 @@ pub(super) fn run(arguments: &CacheCommand) -> Result<(), Failure> {
     let contents = Contents::of(&root).map_err(|(path, error)| {
         let error = CacheError::io("read", &path)(error);
         let hint = cache_hint(&error, &root);
-        Failure::failed(error.to_string(), None, hint)
+        Failure::failed(error.to_string(), None, Some(hint))
     })?;
     super::print(&if info.json {
         contents.json(&root)

@@ -129,32 +129,68 @@ fn a_steps_own_hint_wins() {
 
 #[test]
 fn a_full_disk_says_where_and_what_next() {
-    let full = CacheError::io("write", Path::new("/nowhere/kiln/tmp/1-0"))(
-        io::ErrorKind::StorageFull.into(),
-    );
-    let text = rendered(BuildError::Cache(full));
-    let full = CacheError::io("write", Path::new("/nowhere/kiln/tmp/1-0"))(
-        io::ErrorKind::StorageFull.into(),
-    );
-    let deep = rendered(BuildError::Step(StepError::new("layer sha256:ab", full)));
-    assert!(
-        deep.contains("make room on the disk of /nowhere/kiln ("),
-        "{deep}"
-    );
-    assert_snapshot!(without_sizes(&text), @"
-    error: cache: cannot write /nowhere/kiln/tmp/1-0: no storage space
-    hint: make room on the disk of /nowhere/kiln (SIZE free); `kiln cache info` shows what the cache holds; or choose another with --cache DIR or KILN_CACHE
+    let full = || CacheError::Full {
+        path: "/nowhere/kiln/tmp/1-0".into(),
+        needed: 75_776,
+        free: 0,
+        quota: false,
+    };
+    assert_snapshot!(rendered(BuildError::Cache(full())), @"
+    error: cache: cannot write /nowhere/kiln/tmp/1-0: disk full: 0 B free, at least 74.0 KiB needed
+    hint: make room on the disk of /nowhere/kiln (`kiln cache info` shows what the cache holds), or choose another with --cache DIR or KILN_CACHE
+    ");
+    // As it arrives from the depths: carried by an I/O error.
+    let carried = StepError::new("layer sha256:ab", io::Error::other(full()));
+    assert_snapshot!(rendered(BuildError::Step(carried)), @"
+    error: layer sha256:ab
+      caused by: cache: cannot write /nowhere/kiln/tmp/1-0: disk full: 0 B free, at least 74.0 KiB needed
+    hint: make room on the disk of /nowhere/kiln (`kiln cache info` shows what the cache holds), or choose another with --cache DIR or KILN_CACHE
+    ");
+    let output = BuildError::Output {
+        path: "/nowhere/hello-initrd.img".into(),
+        source: io::ErrorKind::StorageFull.into(),
+    };
+    assert_snapshot!(without_sizes(&rendered(output)), @"
+    error: cannot write /nowhere/hello-initrd.img
+      caused by: no storage space
+    hint: make room in /nowhere (SIZE free), or write elsewhere with --dir DIR
+    ");
+    let stdout = BuildError::Output {
+        path: "-".into(),
+        source: io::ErrorKind::StorageFull.into(),
+    };
+    assert_snapshot!(rendered(stdout), @"
+    error: cannot write to standard output
+      caused by: no storage space
     ");
 }
 
 #[test]
 fn unwritable_places_say_what_to_do() {
     let denied = || io::Error::from(io::ErrorKind::PermissionDenied);
-    let cache = CacheError::io("create", Path::new("/nowhere/kiln/objects"))(denied());
+    let cache = CacheError::Unwritable {
+        root: CACHE.into(),
+        owner: Some((0, 1000)),
+        source: denied(),
+    };
     assert_snapshot!(rendered(BuildError::Cache(cache)), @"
-    error: cache: cannot create /nowhere/kiln/objects: permission denied
+    error: cache: /nowhere/kiln is not writable (it belongs to user 0, this is user 1000): permission denied
     hint: make /nowhere/kiln writable for you, or choose another with --cache DIR or KILN_CACHE
     ");
+    let file = CacheError::io("read", Path::new("/nowhere/kiln/version"));
+    let file = file(io::ErrorKind::NotADirectory.into());
+    assert_snapshot!(rendered(BuildError::Cache(file)), @"
+    error: cache: cannot read /nowhere/kiln/version: not a directory
+    hint: if /nowhere/kiln is no place for a cache, choose another with --cache DIR or KILN_CACHE
+    ");
+    let other = CacheError::NotACache {
+        path: CACHE.into(),
+        found: "photos".into(),
+    };
+    assert_snapshot!(rendered(BuildError::Cache(other)), @r#"
+    error: cache: /nowhere/kiln is not a cache: it holds "photos"
+    hint: choose another with --cache DIR or KILN_CACHE: kiln puts nothing beside other files
+    "#);
     let output = BuildError::Output {
         path: "/usr/out/hello-kernel".into(),
         source: denied(),
@@ -187,7 +223,10 @@ fn a_newer_cache_and_a_lost_object() {
     hint: use the kiln that made it, or choose another with --cache DIR or KILN_CACHE
     ");
     let lost = CacheError::MissingObject(Digest::from_bytes([0xab; 32]));
-    assert_snapshot!(rendered(BuildError::Cache(lost)), @"error: cache: object abababababababababababababababababababababababababababababababab is missing or damaged");
+    assert_snapshot!(rendered(BuildError::Cache(lost)), @"
+    error: cache: object abababababababababababababababababababababababababababababababab is missing or damaged
+    hint: run the command again: what is missing is made anew
+    ");
 }
 
 #[test]

@@ -378,6 +378,7 @@ fn finished(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use kiln_engine::event::StepNumber;
 
     const PLAIN: Printer = Printer {
         color: false,
@@ -422,6 +423,48 @@ mod tests {
         let texts = state.texts(PLAIN, began + PATIENCE);
         assert_eq!(texts.len(), LINES_MAX + 1);
         assert_eq!(texts[LINES_MAX], "           … and 12 more");
+    }
+
+    /// Every event while lines are drawn and while they are not; a lock taken twice would hang.
+    #[test]
+    fn all_events_pass_and_the_end_comes() {
+        for terminal in [false, true] {
+            let printer = Printer { terminal, ..PLAIN };
+            let progress = Progress::new(printer, Arc::default());
+            let step = StepNumber(1);
+            for kind in ["layer", "package"] {
+                let label = "nginx".to_owned();
+                progress.event(&Event::Started {
+                    step,
+                    kind,
+                    label: label.clone(),
+                });
+                progress.event(&Event::Progress {
+                    step,
+                    done: 1,
+                    total: Some(2),
+                });
+                std::thread::sleep(PATIENCE + TICK);
+                progress.event(&Event::Waiting { step, process: 0 });
+                progress.event(&Event::Warning("odd".into()));
+                progress.event(&Event::Finished {
+                    step,
+                    kind,
+                    label: label.clone(),
+                    outcome: Outcome::Ran,
+                    duration: Duration::from_millis(9),
+                    bytes: 5,
+                });
+                progress.event(&Event::Failed { step, kind, label });
+            }
+            progress.event(&Event::Writing {
+                path: "x".into(),
+                bytes: 1,
+            });
+            progress.shared.cancel.store(true, Ordering::Relaxed);
+            assert_eq!(progress.shared.state().packages.count, 1);
+            assert!(progress.shared.state().running.is_empty());
+        }
     }
 
     #[test]

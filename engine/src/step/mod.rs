@@ -199,7 +199,9 @@ impl StepError {
                 return Some(*digest);
             }
             // An I/O error that carries another skips it in `source`.
-            let carried = error.downcast_ref::<std::io::Error>().and_then(|error| error.get_ref());
+            let carried = error
+                .downcast_ref::<std::io::Error>()
+                .and_then(|error| error.get_ref());
             cause = match carried {
                 Some(carried) => Some(carried),
                 None => error.source(),

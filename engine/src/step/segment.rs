@@ -193,6 +193,7 @@ fn member_steps(fragments: &Fragments, plan: &Plan) -> Need {
         .and_then(|kernel| kernel.value("compressor"))
     {
         Some(b"zstd") => Compressor::Zstd,
+        Some(b"none") => Compressor::None,
         // Every kernel that reads an initrd reads this.
         _ => Compressor::Gzip,
     };

@@ -14,10 +14,8 @@ use serde_json::{Value, json};
 use crate::exit;
 use crate::ui::units;
 use kiln_engine::build::BuildError;
+use kiln_engine::causes::causes;
 use kiln_engine::spec::SpecError;
-
-/// A chain of causes longer than this is a loop or noise.
-const CAUSES_MAX: usize = 16;
 
 /// A command that did not do what was asked.
 #[derive(Debug)]
@@ -223,18 +221,6 @@ impl Problem {
             hint: error.hint,
         }
     }
-}
-
-/// Walks a chain of causes, also through I/O errors that only carry another error.
-fn causes<'a>(first: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
-    let inner = |error: &'a (dyn Error + 'static)| match error.downcast_ref::<io::Error>() {
-        Some(carrier) => match carrier.get_ref() {
-            Some(carried) => Some(carried as &(dyn Error + 'static)),
-            None => carrier.source(),
-        },
-        None => error.source(),
-    };
-    std::iter::successors(Some(first), move |error| inner(*error)).take(CAUSES_MAX)
 }
 
 /// Returns the messages of a chain, without those that only repeat what was said before.

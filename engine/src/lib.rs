@@ -6,6 +6,7 @@
 //! [`format`] writes outputs. No terminal, no argv and no environment in here.
 
 pub mod build;
+pub mod causes;
 pub mod digest;
 pub mod event;
 pub mod format;

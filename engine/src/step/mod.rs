@@ -21,6 +21,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use kiln_cache::{Action, Cache, CacheError, Digest, Key};
 
+use crate::causes::causes;
 use crate::event::{Event, Listener, StepNumber};
 
 /// A node of the graph.
@@ -193,21 +194,10 @@ impl StepError {
     /// done again.
     #[must_use]
     pub fn lost_object(&self) -> Option<Digest> {
-        let mut cause: Option<&(dyn Error + 'static)> = Some(&*self.cause);
-        while let Some(error) = cause {
-            if let Some(CacheError::MissingObject(digest)) = error.downcast_ref() {
-                return Some(*digest);
-            }
-            // An I/O error that carries another skips it in `source`.
-            let carried = error
-                .downcast_ref::<std::io::Error>()
-                .and_then(|error| error.get_ref());
-            cause = match carried {
-                Some(carried) => Some(carried),
-                None => error.source(),
-            };
-        }
-        None
+        causes(&*self.cause).find_map(|error| match error.downcast_ref() {
+            Some(CacheError::MissingObject(digest)) => Some(*digest),
+            _ => None,
+        })
     }
 }
 

@@ -19,7 +19,7 @@ use kiln_cache::Cache;
 
 use super::compress::{self, Compressor};
 use super::fragment::{OpenFragment, Place};
-use super::recipe::{RecipeWriter, Sink};
+use super::recipe::{Recipe, RecipeWriter, Sink};
 use super::{ALIGN_BYTES, FormatError, Fragment, FragmentPlan, Segment, SharedGroup, padding};
 use crate::tree::{EntryRef, Kind};
 
@@ -121,38 +121,12 @@ pub fn shared_member(
 /// When the object cannot be written.
 pub fn raw(cache: &Cache, segment: &Segment) -> Result<Segment, FormatError> {
     let mut writer = RecipeWriter::new(cache)?;
-    append_segment(cache, segment, &mut writer)?;
+    match segment.form {
+        super::Form::Bytes => writer.range(&segment.digest, 0, segment.len)?,
+        super::Form::Recipe => Recipe::open(cache, &segment.digest)?.replay(&mut writer)?,
+    }
     writer.zeros(padding(segment.len, ALIGN_BYTES))?;
     writer.finish()
-}
-
-fn append_segment(
-    cache: &Cache,
-    segment: &Segment,
-    writer: &mut RecipeWriter<'_>,
-) -> Result<(), FormatError> {
-    use super::recipe::{Literals, Piece, Recipe};
-    if segment.form == super::Form::Bytes {
-        return writer.range(&segment.digest, 0, segment.len);
-    }
-    let recipe = Recipe::open(cache, &segment.digest)?;
-    let mut literals = Literals::new(&recipe)?;
-    for piece in recipe.pieces() {
-        match piece {
-            Piece::Literal { mut at, mut len } => {
-                while len > 0 {
-                    let run = literals.from(at)?;
-                    let run = &run[..run.len().min(usize::try_from(len).unwrap_or(usize::MAX))];
-                    writer.literal(run)?;
-                    at += run.len() as u64;
-                    len -= run.len() as u64;
-                }
-            }
-            Piece::Range { pack, offset, len } => writer.range(pack, offset, len)?,
-            Piece::Zeros { len } => writer.zeros(len)?,
-        }
-    }
-    Ok(())
 }
 
 /// Writes an archive of `names`: each an entry, and the entry that stands for its file.

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use kiln_cache::{Cache, Digest, Object};
 
-use super::recipe::{Literals, Piece, Recipe, Sink};
+use super::recipe::{Recipe, Sink};
 use super::{Form, FormatError, Segment};
 
 /// The size of a full buffer.
@@ -109,23 +109,7 @@ impl<'a, T: Take> Feeder<'a, T> {
         if recipe.len() != segment.len {
             return Err(wrong(recipe.len()));
         }
-        let mut literals = Literals::new(&recipe)?;
-        for piece in recipe.pieces() {
-            match piece {
-                Piece::Literal { mut at, mut len } => {
-                    while len > 0 {
-                        let run = literals.from(at)?;
-                        let run = &run[..run.len().min(usize::try_from(len).unwrap_or(usize::MAX))];
-                        self.literal(run)?;
-                        at += run.len() as u64;
-                        len -= run.len() as u64;
-                    }
-                }
-                Piece::Range { pack, offset, len } => self.range(pack, offset, len)?,
-                Piece::Zeros { len } => self.zeros(len)?,
-            }
-        }
-        Ok(())
+        recipe.replay(self)
     }
 
     fn flush(&mut self) -> Result<(), FormatError> {

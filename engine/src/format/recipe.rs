@@ -305,6 +305,30 @@ pub struct Recipe {
 }
 
 impl Recipe {
+    /// Gives everything it stands for to `sink`, in order.
+    ///
+    /// # Errors
+    /// When a literal is damaged, or the sink cannot take a piece.
+    pub fn replay(&self, sink: &mut dyn Sink) -> Result<(), FormatError> {
+        let mut literals = Literals::new(self)?;
+        for piece in self.pieces() {
+            match piece {
+                Piece::Literal { mut at, mut len } => {
+                    while len > 0 {
+                        let run = literals.from(at)?;
+                        let run = &run[..run.len().min(usize::try_from(len).unwrap_or(usize::MAX))];
+                        sink.literal(run)?;
+                        at += run.len() as u64;
+                        len -= run.len() as u64;
+                    }
+                }
+                Piece::Range { pack, offset, len } => sink.range(pack, offset, len)?,
+                Piece::Zeros { len } => sink.zeros(len)?,
+            }
+        }
+        Ok(())
+    }
+
     /// Opens and checks a recipe: every piece lies inside and the lengths add up.
     ///
     /// # Errors

@@ -6,7 +6,7 @@
 
 use std::collections::HashMap;
 use std::fs::{self, File, Metadata};
-use std::io::{self, Read, Write};
+use std::io::{self, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
@@ -170,17 +170,8 @@ fn copy(
         source,
     };
     let mut file = File::open(path).map_err(read)?;
-    let mut hasher = blake3::Hasher::new();
-    let mut buffer = vec![0; 256 << 10];
-    loop {
-        let count = file.read(&mut buffer).map_err(read)?;
-        if count == 0 {
-            break;
-        }
-        hasher.update(&buffer[..count]);
-        out.write_all(&buffer[..count])
-            .map_err(CacheError::io("write", cache.root()))?;
-    }
+    let copied = super::host::copy(&mut file, out);
+    let (digest, length) = copied.map_err(|error| error.into(cache, read))?;
     let after = file.metadata().map_err(read)?;
     let seen = |metadata: &Metadata| {
         (
@@ -192,8 +183,8 @@ fn copy(
             metadata.ctime_nsec(),
         )
     };
-    if seen(before) != seen(&after) || hasher.count() != before.size() {
+    if seen(before) != seen(&after) || length != before.size() {
         return Err(DirectoryError::Changed(path.to_owned()));
     }
-    Ok(Digest::from(hasher.finalize()))
+    Ok(digest)
 }

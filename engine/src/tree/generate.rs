@@ -3,7 +3,7 @@
 //! Enters: a list of nodes. Leaves: a pack with their contents, one after the other, and a tree.
 
 use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io::{self, Write};
 use std::path::PathBuf;
 
 use kiln_cache::{Cache, CacheError, Digest};
@@ -112,19 +112,9 @@ pub fn generate(cache: &Cache, nodes: &[Node]) -> Result<Generated, GenerateErro
                     path: path.clone(),
                     source,
                 };
-                let mut hasher = blake3::Hasher::new();
                 let mut file = File::open(path).map_err(host)?;
-                let mut buffer = vec![0; 256 << 10];
-                loop {
-                    let count = file.read(&mut buffer).map_err(host)?;
-                    if count == 0 {
-                        break;
-                    }
-                    hasher.update(&buffer[..count]);
-                    pack.write_all(&buffer[..count])
-                        .map_err(CacheError::io("write", cache.root()))?;
-                }
-                let digest = Digest::from(hasher.finalize());
+                let copied = super::host::copy(&mut file, &mut pack);
+                let (digest, _) = copied.map_err(|error| error.into(cache, host))?;
                 if digest != *expected {
                     return Err(GenerateError::Changed(path.clone()));
                 }

@@ -6,6 +6,7 @@
 pub mod directory;
 pub mod flatten;
 pub mod generate;
+mod host;
 pub mod index;
 mod layer;
 pub mod path;

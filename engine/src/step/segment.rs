@@ -16,8 +16,7 @@ use crate::format::output::{
     boot, initrd_segments, kernel_initrd, tar_kernel_initrd, tar_segments,
 };
 use crate::format::{
-    Compressor, Form, FormatError, Fragment, FragmentPlan, Part, Plan, Segment, SharedGroup,
-    compress, tar,
+    Compressor, Form, FormatError, Fragment, Part, Plan, Segment, SharedGroup, compress, tar,
 };
 
 /// Changes when the segment of the same fragment may change.
@@ -68,7 +67,7 @@ impl Stored {
 pub(crate) fn outputs(
     formats: &[Format],
     fragments: &Fragments,
-    plan: &Plan,
+    plan: &Arc<Plan>,
     got: &Results<'_>,
 ) -> Known<Vec<u8>> {
     let wants = |format: &Format| formats.contains(format);
@@ -164,29 +163,26 @@ fn fragment_key(mut key: KeyBuilder, parts: &[Part]) -> KeyBuilder {
     key
 }
 
-fn tar_steps(fragments: &Fragments, plan: &Plan) -> Need {
-    let step = |(fragment, plan): (&Fragment, &FragmentPlan)| {
+fn tar_steps(fragments: &Fragments, shared: &Arc<Plan>) -> Need {
+    let step = |(index, fragment): (usize, &Fragment)| {
         let key = KeyBuilder::new("segment", SEGMENT_VERSION)
             .field("source", &fragment.source)
             .field("location", &fragment.location)
-            .field("plan", plan.tar_key());
+            .field("plan", shared.fragments[index].tar_key());
         Arc::new(Make {
             kind: "segment",
             label: fragment.name.clone(),
             key: fragment_key(key, &fragment.parts).finish(),
-            what: What::Tar(fragment.clone(), plan.clone()),
+            what: What::Tar(fragment.clone()),
+            plan: shared.clone(),
+            index,
         }) as Arc<dyn Step>
     };
-    fragments
-        .list
-        .iter()
-        .zip(&plan.fragments)
-        .map(step)
-        .collect()
+    fragments.list.iter().enumerate().map(step).collect()
 }
 
 /// The members of an initrd: those of components, those that components share, `files`.
-fn member_steps(fragments: &Fragments, plan: &Plan) -> Need {
+fn member_steps(fragments: &Fragments, plan: &Arc<Plan>) -> Need {
     let compressor = match fragments
         .kernel
         .as_ref()
@@ -202,43 +198,43 @@ fn member_steps(fragments: &Fragments, plan: &Plan) -> Need {
             .field("compressor", compressor.name())
             .number("compressor version", compress::VERSION.into())
     };
-    let own = |(fragment, plan): (&Fragment, &FragmentPlan)| {
+    let own = |(index, fragment): (usize, &Fragment)| {
         Arc::new(Make {
             kind: "member",
             label: fragment.name.clone(),
             key: fragment_key(
-                key("member").field("plan", plan.initrd_key()),
+                key("member").field("plan", plan.fragments[index].initrd_key()),
                 &fragment.parts,
             )
             .finish(),
-            what: What::Member(fragment.clone(), plan.clone(), compressor),
+            what: What::Member(fragment.clone(), compressor),
+            plan: plan.clone(),
+            index,
         }) as Arc<dyn Step>
     };
-    let shared = |group: &SharedGroup| {
+    let shared = |(index, group): (usize, &SharedGroup)| {
         Arc::new(Make {
             kind: "member",
             label: format!("shared by {}", group.parts.len()),
             key: key("shared member").field("group", group.key()).finish(),
-            what: What::Shared(group.clone(), compressor),
+            what: What::Shared(compressor),
+            plan: plan.clone(),
+            index,
         }) as Arc<dyn Step>
     };
-    let mut own: Need = fragments
-        .list
-        .iter()
-        .zip(&plan.fragments)
-        .map(own)
-        .collect();
+    let mut own: Need = fragments.list.iter().enumerate().map(own).collect();
     let files = own.split_off(own.len() - fragments.files);
     own.into_iter()
-        .chain(plan.shared.iter().map(shared))
+        .chain(plan.shared.iter().enumerate().map(shared))
         .chain(files)
         .collect()
 }
 
+#[derive(Clone)]
 enum What {
-    Tar(Fragment, FragmentPlan),
-    Member(Fragment, FragmentPlan, Compressor),
-    Shared(SharedGroup, Compressor),
+    Tar(Fragment),
+    Member(Fragment, Compressor),
+    Shared(Compressor),
 }
 
 /// Makes one segment.
@@ -247,6 +243,9 @@ struct Make {
     label: String,
     key: Key,
     what: What,
+    /// What is stored once, over the whole system, and which of its parts this segment follows.
+    plan: Arc<Plan>,
+    index: usize,
 }
 
 impl Step for Make {
@@ -264,31 +263,26 @@ impl Step for Make {
 
     fn next(&self, _got: &Results<'_>) -> Result<Next, StepError> {
         let label = self.label.clone();
-        let what = match &self.what {
-            What::Tar(fragment, plan) => What::Tar(fragment.clone(), plan.clone()),
-            What::Member(fragment, plan, compressor) => {
-                What::Member(fragment.clone(), plan.clone(), *compressor)
-            }
-            What::Shared(group, compressor) => What::Shared(group.clone(), *compressor),
-        };
+        let (what, plan, index) = (self.what.clone(), self.plan.clone(), self.index);
         Ok(Next::Run(Task {
             key: self.key,
             lane: Lane::Cpu,
             reuse: Reuse::Always,
             work: Box::new(move |scope| {
                 let made = match &what {
-                    What::Tar(fragment, plan) => {
-                        tar::segment(scope.cache, fragment, plan).map(|segment| Member {
+                    What::Tar(fragment) => {
+                        let segment = tar::segment(scope.cache, fragment, &plan.fragments[index]);
+                        segment.map(|segment| Member {
                             segment,
                             dropped_xattrs: 0,
                             dropped_boot: 0,
                         })
                     }
-                    What::Member(fragment, plan, compressor) => {
-                        member(scope.cache, fragment, plan, *compressor)
+                    What::Member(fragment, compressor) => {
+                        member(scope.cache, fragment, &plan.fragments[index], *compressor)
                     }
-                    What::Shared(group, compressor) => {
-                        shared_member(scope.cache, group, *compressor)
+                    What::Shared(compressor) => {
+                        shared_member(scope.cache, &plan.shared[index], *compressor)
                     }
                 };
                 let made = made.map_err(StepError::in_context(label.clone()))?;

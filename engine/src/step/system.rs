@@ -54,7 +54,7 @@ pub enum Init {
 pub struct System {
     plan: Arc<Plan>,
     /// What is stored once: known when all fragments are, and then the same for all formats.
-    shared: OnceLock<SharePlan>,
+    shared: OnceLock<Arc<SharePlan>>,
 }
 
 impl System {
@@ -95,7 +95,7 @@ impl Step for System {
                 }
                 let shared =
                     share(got.cache, &fragments.list).map_err(StepError::in_context("system"))?;
-                self.shared.get_or_init(|| shared)
+                self.shared.get_or_init(|| Arc::new(shared))
             }
         };
         match outputs(&self.plan.formats, &fragments, shared, got)? {

@@ -102,8 +102,7 @@ fn build_request(arguments: &Build) -> Result<Request, Failure> {
     };
     let mut formats: Vec<Format> = Vec::new();
     for name in &arguments.format {
-        let known = Format::ALL.into_iter().find(|format| format.name() == name);
-        let Some(format) = known else {
+        let Some(format) = Format::named(name) else {
             return Err(Failure::usage(format!("unknown format \"{name}\""), None));
         };
         if !formats.contains(&format) {

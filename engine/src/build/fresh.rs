@@ -9,7 +9,7 @@ use kiln_cache::{Cache, Key, KeyBuilder};
 use kiln_cache::{FileStamp, Stamp};
 use serde::{Deserialize, Serialize};
 
-use super::{BuildError, Destination, Format, OutputFile, Report, Request};
+use super::{BuildError, Destination, OutputFile, Report, Request};
 
 /// What a stamp keeps of a report.
 #[derive(Serialize, Deserialize)]
@@ -123,12 +123,4 @@ pub(super) fn remember(
     };
     cache.put_stamp(&key, &stamp)?;
     Ok(())
-}
-
-impl Format {
-    /// Returns the format with LinuxKit's name for it.
-    #[must_use]
-    pub fn named(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|format| format.name() == name)
-    }
 }

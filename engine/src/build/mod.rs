@@ -50,6 +50,12 @@ impl Format {
             Self::TarKernelInitrd => "tar-kernel-initrd",
         }
     }
+
+    /// Returns the format with LinuxKit's name for it.
+    #[must_use]
+    pub fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|format| format.name() == name)
+    }
 }
 
 /// Where outputs go.

@@ -7,10 +7,8 @@ use kiln_cache::Cache;
 
 use super::recipe::RecipeWriter;
 use super::{FormatError, Fragment, Segment, cpio, padding, tar};
+use crate::tree::generate::MTIME;
 use crate::tree::{Kind, Tree};
-
-/// The time of generated entries: 2017-04-18T16:30:00Z (BUILD 4.2).
-pub const FIXED_MTIME: i64 = 1_492_533_000;
 
 /// What the kernel section leaves beside the root file system. Absent where the system has none.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -161,10 +159,7 @@ pub fn tar_kernel_initrd(
         if len == 0 {
             continue;
         }
-        segments.push(bytes(
-            cache,
-            &tar::plain_header(name, 0o644, FIXED_MTIME, len),
-        )?);
+        segments.push(bytes(cache, &tar::plain_header(name, 0o644, MTIME, len))?);
         segments.extend(content);
         let fill = padding(len, 512);
         if fill > 0 {

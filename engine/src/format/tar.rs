@@ -10,7 +10,7 @@
 //! The padding is a `comment` record in the last entry's `x` header. A global header (`g`) would
 //! do too, but LinuxKit's own converters stop at any header type beyond files and `x`.
 
-use kiln_cache::{Cache, Digest};
+use kiln_cache::Cache;
 
 use super::fragment::{OpenFragment, Place};
 use super::recipe::{RecipeWriter, Sink};
@@ -417,11 +417,6 @@ fn pax_time(seconds: i64, nanos: u32) -> String {
     }
     let text = format!("{sign}{whole}.{fraction:09}");
     text.trim_end_matches('0').to_owned()
-}
-
-/// Returns the trees that a tar segment of `fragment` reads: for keys.
-pub fn inputs(fragment: &Fragment) -> impl Iterator<Item = &Digest> {
-    fragment.parts.iter().map(|part| &part.tree)
 }
 
 #[cfg(test)]

@@ -123,15 +123,6 @@ pub fn compressor(config: Option<&KernelConfig>) -> Result<Compressor, KernelErr
     })
 }
 
-/// Returns the compressor for a kernel with this configuration text; gzip where the text is
-/// missing, is no configuration, or rules initrds out (whoever builds one will learn that from
-/// [`compressor`]).
-#[must_use]
-pub fn initrd_compressor(config: Option<&[u8]>) -> Compressor {
-    let config = config.and_then(KernelConfig::parse);
-    compressor(config.as_ref()).unwrap_or(Compressor::Gzip)
-}
-
 /// Looks for the configuration inside a kernel image. Memory: a few buffers and what the
 /// decompressor's window needs.
 ///

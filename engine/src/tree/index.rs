@@ -211,7 +211,8 @@ pub struct Tree {
 }
 
 impl Tree {
-    /// Opens and checks a tree: every span lies inside, every kind is known, paths ascend.
+    /// Opens and checks a tree: every span lies inside, every kind is known.
+    /// (That paths ascend is the writer's promise; the object's name vouches for its bytes.)
     ///
     /// # Errors
     /// When the object is missing or is no tree.

@@ -247,16 +247,16 @@ fn changes() -> impl Strategy<Value = Vec<Vec<Change>>> {
     let change = prop_oneof![
         4 => (a_path(), proptest::collection::vec(any::<u8>(), 0..40)).prop_map(|(path, bytes)| Change::File(path, bytes)),
         3 => a_path().prop_map(Change::Directory),
-        1 => (a_path(), prop_oneof!["/a", "b", "../c", "/"]).prop_map(|(path, to)| Change::Symlink(path, to)),
+        1 => (a_path(), prop_oneof!["/a", "b", r"\.\./c", "/"]).prop_map(|(path, to)| Change::Symlink(path, to)),
         1 => (a_path(), a_path()).prop_map(|(path, to)| Change::HardLink(path, to)),
         2 => a_path().prop_map(Change::Whiteout),
         1 => a_path().prop_map(Change::Opaque),
     ];
-    proptest::collection::vec(proptest::collection::vec(change, 0..6), 1..4)
+    proptest::collection::vec(proptest::collection::vec(change, 0..8), 1..5)
 }
 
-/// Plays changes on a directory the way a container would, so that every layer is one that
-/// exists in the world, and returns the layers' tars.
+/// Plays changes on a directory, and returns the layers' tars: in one layer things may replace
+/// each other and lack parents, but every member can be extracted.
 fn layers(changes: &[Vec<Change>]) -> Vec<Vec<u8>> {
     let mut present: BTreeMap<String, char> = BTreeMap::new();
     changes
@@ -267,7 +267,7 @@ fn layers(changes: &[Vec<Change>]) -> Vec<Vec<u8>> {
 
 fn layer(changes: &[Change], present: &mut BTreeMap<String, char>) -> Vec<u8> {
     let mut tar = tar::Builder::new(Vec::new());
-    let mut touched: Vec<String> = Vec::new();
+    let (mut touched, mut removed) = (Vec::<String>::new(), Vec::<String>::new());
     let below = present.clone();
     let header = |kind, size: usize, mode| {
         let mut header = tar::Header::new_gnu();
@@ -286,18 +286,17 @@ fn layer(changes: &[Change], present: &mut BTreeMap<String, char>) -> Vec<u8> {
         | Change::HardLink(path, _)
         | Change::Whiteout(path)
         | Change::Opaque(path)) = change;
-        let parents_are_directories = path
-            .match_indices('/')
-            .all(|(at, _)| present.get(&path[..at]) == Some(&'d'));
-        // One change per path and layer, as a diff has it, and nothing under what it touched.
-        let clear = !touched.iter().any(|other| {
-            other == path
-                || path.starts_with(&format!("{other}/"))
-                    && !matches!(present.get(other), Some('d'))
-        }) && !touched
-            .iter()
-            .any(|other| other.starts_with(&format!("{path}/")));
-        if !parents_are_directories || !clear {
+        let parents = || path.match_indices('/').map(|(at, _)| &path[..at]);
+        if !parents().all(|parent| matches!(present.get(parent), None | Some('d'))) {
+            continue;
+        }
+        // A whiteout removes what lower layers have, whenever it comes: as a diff has it, nothing
+        // else of its layer is at, above or under it.
+        let near =
+            |other: &String| path.starts_with(other.as_str()) || other.starts_with(path.as_str());
+        let removes = matches!(change, Change::Whiteout(_) | Change::Opaque(_));
+        let others = if removes { &touched } else { &removed };
+        if others.iter().any(near) {
             continue;
         }
         let is = present.get(path).copied();
@@ -305,7 +304,8 @@ fn layer(changes: &[Change], present: &mut BTreeMap<String, char>) -> Vec<u8> {
             present.retain(|other, _| other != path && !other.starts_with(&format!("{path}/")));
         };
         match change {
-            Change::File(_, bytes) if is != Some('d') => {
+            Change::File(_, bytes) => {
+                gone(present);
                 tar.append_data(
                     &mut header(tar::EntryType::Regular, bytes.len(), 0o640),
                     path,
@@ -314,7 +314,7 @@ fn layer(changes: &[Change], present: &mut BTreeMap<String, char>) -> Vec<u8> {
                 .unwrap();
                 present.insert(path.clone(), 'f');
             }
-            Change::Directory(_) if is.is_none() || is == Some('d') => {
+            Change::Directory(_) => {
                 tar.append_data(
                     &mut header(tar::EntryType::Directory, 0, 0o750),
                     path,
@@ -323,12 +323,17 @@ fn layer(changes: &[Change], present: &mut BTreeMap<String, char>) -> Vec<u8> {
                 .unwrap();
                 present.insert(path.clone(), 'd');
             }
-            Change::Symlink(_, to) if is.is_none() => {
+            Change::Symlink(_, to) => {
+                gone(present);
                 tar.append_link(&mut header(tar::EntryType::Symlink, 0, 0o777), path, to)
                     .unwrap();
                 present.insert(path.clone(), 's');
             }
-            Change::HardLink(_, to) if is.is_none() && present.get(to) == Some(&'f') => {
+            Change::HardLink(_, to)
+                if present.get(to) == Some(&'f')
+                    && !format!("{to}/").starts_with(&format!("{path}/")) =>
+            {
+                gone(present);
                 tar.append_link(&mut header(tar::EntryType::Link, 0, 0o640), path, to)
                     .unwrap();
                 present.insert(path.clone(), 'f');
@@ -368,6 +373,14 @@ fn layer(changes: &[Change], present: &mut BTreeMap<String, char>) -> Vec<u8> {
             _ => continue,
         }
         touched.push(path.clone());
+        if removes {
+            removed.push(path.clone());
+            continue;
+        }
+        // Parents that no layer lists are made.
+        for parent in parents() {
+            present.entry(parent.to_owned()).or_insert('d');
+        }
     }
     tar.into_inner().unwrap()
 }

@@ -15,7 +15,7 @@ use crate::tree::directory;
 use crate::tree::unpack::{Expect, Options, Unpacked, unpack};
 
 /// Changes when the pack or tree of the same layer may change.
-const LAYER_VERSION: u32 = 1;
+const LAYER_VERSION: u32 = 2;
 
 /// An image as the YAML names it, and how to reach it.
 pub struct Image {
@@ -133,7 +133,7 @@ impl Step for Manifest {
         let image = self.0.clone();
         Ok(Next::Run(Task {
             // The manifest says it all, wherever it comes from.
-            key: KeyBuilder::new("image", 1)
+            key: KeyBuilder::new("image", 2)
                 .field("manifest", manifest.to_string())
                 .finish(),
             lane: Lane::Network,
@@ -303,7 +303,7 @@ impl Step for Directory {
     }
 
     fn id(&self) -> Key {
-        KeyBuilder::new("directory", 1)
+        KeyBuilder::new("directory", 2)
             .field("path", self.0.as_os_str().as_encoded_bytes())
             .finish()
     }

@@ -154,6 +154,8 @@ struct Above<'a> {
     blocked_by: Option<Kind>,
     /// Layers below this one are hidden from here on.
     visible_from: usize,
+    /// Layers below this one had it removed, the directory itself included.
+    removed_from: usize,
     /// False where only a mark stands: the directory, if there is to be one, is yet to be made.
     made: bool,
 }
@@ -271,13 +273,19 @@ impl<'a> Merge<'a> {
         }
     }
 
+    /// Layers below this one are hidden in the directory at hand.
+    fn visible_from(&self) -> usize {
+        self.above.last().map_or(0, |above| above.visible_from)
+    }
+
     /// Decides what the layers' entries at one path come to.
     fn one_path(&mut self, at: &'a [u8]) -> Result<(), FlattenError> {
         self.climb(at);
-        let visible_from = self.above.last().map_or(0, |above| above.visible_from);
+        let visible_from = self.visible_from();
         let mut chosen: Option<(usize, usize)> = None;
         let mut removed: Option<(usize, usize)> = None;
         let mut hidden_below = visible_from;
+        let mut hidden: Option<usize> = None;
         let mut open = true;
         for layer in (0..self.trees.len()).rev() {
             let Some(entry) = self.head(layer).filter(|head| head.path() == at) else {
@@ -286,6 +294,9 @@ impl<'a> Merge<'a> {
             let index = self.heads[layer];
             self.heads[layer] += 1;
             if !open || layer < visible_from {
+                if entry.kind() != Kind::Whiteout {
+                    hidden = hidden.or(Some(layer));
+                }
                 continue;
             }
             if entry.kind() == Kind::Whiteout && !entry.opaque() {
@@ -308,11 +319,15 @@ impl<'a> Merge<'a> {
                 .iter()
                 .any(|above| above.blocked_by == Some(Kind::Symlink));
             self.moved.extend(removed.filter(|_| behind));
+            if let Some(layer) = hidden {
+                self.parents_of_hidden(at, layer)?;
+            }
             if hidden_below > visible_from {
                 self.above.push(Above {
                     path: at,
                     blocked_by: None,
                     visible_from: hidden_below,
+                    removed_from: removed.map_or(0, |(layer, _)| layer),
                     made: false,
                 });
             }
@@ -347,7 +362,7 @@ impl<'a> Merge<'a> {
                     layers: self.trees.len(),
                 });
             }
-            None => self.parents(at, visible_from)?,
+            None => self.parents(at)?,
         }
         let mut kept = entry.kind();
         match self
@@ -377,6 +392,7 @@ impl<'a> Merge<'a> {
             path: at,
             blocked_by,
             visible_from,
+            removed_from: 0,
             made: true,
         });
         Ok(())
@@ -402,8 +418,30 @@ impl<'a> Merge<'a> {
         Ok(self.writer.copy_as(&found, entry.path(), group)?)
     }
 
+    /// Makes the directories that came with an entry of `layer` which is hidden at `at`: what
+    /// removed it leaves those above it, though no layer lists them.
+    fn parents_of_hidden(&mut self, at: &'a [u8], layer: usize) -> Result<(), FlattenError> {
+        if self.above.iter().any(|above| above.blocked_by.is_some()) {
+            return Ok(());
+        }
+        let hides = |above: &Above<'_>| above.visible_from > layer;
+        let by = self.above.iter().position(hides);
+        let below = match by.map(|by| &self.above[by]) {
+            None => at,
+            Some(by) if by.made => return Ok(()),
+            Some(by) if by.removed_from > layer => by.path,
+            // An opaque mark leaves the directory it stands for, too.
+            Some(by) => at.get(..=by.path.len()).unwrap_or(at),
+        };
+        let rest = self.above.split_off(by.unwrap_or(self.above.len()));
+        self.parents(below)?;
+        self.above.extend(rest);
+        Ok(())
+    }
+
     /// Makes the directories above `at` that no layer has.
-    fn parents(&mut self, at: &'a [u8], visible_from: usize) -> Result<(), FlattenError> {
+    fn parents(&mut self, at: &'a [u8]) -> Result<(), FlattenError> {
+        let visible_from = self.visible_from();
         let have = self
             .above
             .iter()
@@ -435,6 +473,7 @@ impl<'a> Merge<'a> {
                 path: parent,
                 blocked_by: None,
                 visible_from,
+                removed_from: 0,
                 made: true,
             });
             from += slash + 1;
@@ -455,14 +494,15 @@ impl<'a> Merge<'a> {
             self.climb(entry.path.as_bytes());
             // Behind a link or a file there is no place for it.
             if self.above.iter().all(|above| above.blocked_by.is_none()) {
-                let visible_from = self.above.last().map_or(0, |above| above.visible_from);
-                self.parents(entry.path.as_bytes(), visible_from)?;
+                let visible_from = self.visible_from();
+                self.parents(entry.path.as_bytes())?;
                 self.writer.add(entry)?;
                 let blocked_by = (entry.kind != Kind::Directory).then_some(entry.kind);
                 self.above.push(Above {
                     path: entry.path.as_bytes(),
                     blocked_by,
                     visible_from,
+                    removed_from: 0,
                     made: true,
                 });
             }

@@ -530,7 +530,8 @@ impl TreeWriter {
         Ok(())
     }
 
-    /// Adds an entry. Of several with one path, the last added stays.
+    /// Adds an entry. Of several with one path, the last added stays; what is no directory takes
+    /// with it what was added below it before.
     ///
     /// # Errors
     /// [`TreeError::TooLarge`].
@@ -673,21 +674,45 @@ impl TreeWriter {
         Ok(())
     }
 
-    /// Sorts, keeps the last of each path.
+    /// Sorts, and plays the entries in the order they were added, as extraction would: of each
+    /// path the last stays; what is no directory takes with it what was below it, in lower
+    /// layers too should a directory follow.
     fn sort(&mut self) {
         if self.sorted {
             return;
         }
         let heap = &self.heap;
-        let path = |record: &Record| text(heap, record.path);
-        self.records
-            .sort_by(|left, right| path::compare(path(left), path(right)));
-        let mut kept: Vec<Record> = Vec::with_capacity(self.records.len());
-        for record in &self.records {
-            if kept.last().is_some_and(|last| path(last) == path(record)) {
-                kept.pop();
+        let path = |at: usize| text(heap, self.records[at].path);
+        let mut order: Vec<usize> = (0..self.records.len()).collect();
+        order.sort_unstable_by(|left, right| {
+            path::compare(path(*left), path(*right)).then(left.cmp(right))
+        });
+        let replaces = |at: &usize| {
+            let kind = self.records[*at].kind;
+            kind != Kind::Directory as u8 && kind != Kind::Whiteout as u8
+        };
+        let mut kept: Vec<Record> = Vec::with_capacity(order.len());
+        // What is no directory above the path at hand, and since when.
+        let mut above: Vec<(&[u8], usize)> = Vec::new();
+        for versions in order.chunk_by(|left, right| path(*left) == path(*right)) {
+            let here = path(versions[0]);
+            while above
+                .pop_if(|(top, _)| !path::is_under(here, top))
+                .is_some()
+            {}
+            let since = above.last().map_or(0, |(_, since)| *since);
+            let versions = &versions[versions.partition_point(|at| *at < since)..];
+            let Some(last) = versions.last() else {
+                continue;
+            };
+            let mut record = self.records[*last];
+            if let Some(replaced) = versions.iter().rfind(|at| replaces(at)) {
+                above.push((here, since.max(*replaced)));
+                if record.kind == Kind::Directory as u8 {
+                    record.flags |= FLAG_OPAQUE;
+                }
             }
-            kept.push(*record);
+            kept.push(record);
         }
         self.records = kept;
         self.sorted = true;

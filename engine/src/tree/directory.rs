@@ -2,7 +2,8 @@
 //!
 //! Enters: a path. Leaves: a pack and a tree of everything below it, in path order. Owners become
 //! root: who checks files out as a user means the system's files, not that user's. Devices are
-//! kept, sockets refused, times kept to the second.
+//! kept, sockets refused, times kept to the second. Of the extended attributes, those stay that
+//! belong to the file (`user.*` and capabilities), not those of the host's policy.
 
 use std::collections::HashMap;
 use std::fs::{self, File, Metadata};
@@ -110,6 +111,7 @@ pub fn index(cache: &Cache, root: &Path) -> Result<Generated, DirectoryError> {
         let kind = kind(&metadata).ok_or_else(|| DirectoryError::Kind(full.clone()))?;
         let mut entry = Entry::new(path, kind, (metadata.mode() & 0o7777) as u16);
         entry.mtime = metadata.mtime();
+        entry.xattrs = xattrs(&full).map_err(|errno| read(errno.into()))?;
         match kind {
             Kind::File => {
                 entry.size = metadata.size();
@@ -158,6 +160,26 @@ fn kind(metadata: &Metadata) -> Option<Kind> {
     })
 }
 
+/// Returns the extended attributes of a file that mean the same on any system.
+fn xattrs(path: &Path) -> rustix::io::Result<Vec<(Vec<u8>, Vec<u8>)>> {
+    // No list and no value is longer (linux/limits.h: XATTR_LIST_MAX, XATTR_SIZE_MAX).
+    let mut buffer = [0; 64 << 10];
+    let len = match rustix::fs::llistxattr(path, &mut buffer) {
+        Err(rustix::io::Errno::NOTSUP) => return Ok(Vec::new()),
+        listed => listed?,
+    };
+    let names = buffer[..len].split(|byte| *byte == 0);
+    let kept = |name: &&[u8]| name.starts_with(b"user.") || *name == b"security.capability";
+    let names: Vec<Vec<u8>> = names.filter(kept).map(<[u8]>::to_vec).collect();
+    names
+        .into_iter()
+        .map(|name| {
+            let len = rustix::fs::lgetxattr(path, name.as_slice(), &mut buffer)?;
+            Ok((name, buffer[..len].to_vec()))
+        })
+        .collect()
+}
+
 /// Copies a file's bytes; they must be those that `before` speaks of.
 fn copy(
     path: &Path,
@@ -187,4 +209,47 @@ fn copy(
         return Err(DirectoryError::Changed(path.to_owned()));
     }
     Ok(digest)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tree::Tree;
+
+    #[test]
+    fn keeps_attributes_of_files_not_of_hosts() {
+        let space = tempfile::tempdir().unwrap();
+        let cache = Cache::open(space.path().join("cache")).unwrap();
+        let root = space.path().join("root");
+        fs::create_dir(&root).unwrap();
+        let file = root.join("ping");
+        fs::write(&file, b"x").unwrap();
+        // VFS_CAP_REVISION_2, CAP_NET_RAW permitted (linux/capability.h).
+        let capability = [
+            1, 0, 0, 2, 0, 0x20, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0,
+        ];
+        let set = |path: &Path, name: &str, value: &[u8]| {
+            rustix::fs::lsetxattr(path, name, value, rustix::fs::XattrFlags::empty())
+                .unwrap_or_else(|errno| panic!("{name} on {}: {errno}", path.display()));
+        };
+        set(&file, "user.origin", b"here");
+        set(&file, "user.empty", b"");
+        set(&file, "security.capability", &capability);
+        set(&file, "trusted.overlay.opaque", b"y");
+        set(&root, "user.top", b"1");
+        let tree = index(&cache, &root).unwrap().tree.0;
+        let tree = Tree::open(&cache, &tree).unwrap();
+        let of =
+            |path: &[u8]| -> Vec<(Vec<u8>, Vec<u8>)> { tree.find(path).unwrap().to_entry().xattrs };
+        let pair = |name: &str, value: &[u8]| (name.as_bytes().to_vec(), value.to_vec());
+        assert_eq!(
+            of(b"ping"),
+            [
+                pair("security.capability", &capability),
+                pair("user.empty", b""),
+                pair("user.origin", b"here"),
+            ]
+        );
+        assert_eq!(of(b""), [pair("user.top", b"1")]);
+    }
 }

@@ -13,6 +13,7 @@ use super::{Known, Lane, Need, Next, Results, Reuse, Step, StepError, Task};
 use crate::source::debian::transport::{Body, Transport, TransportError};
 use crate::source::debian::{self, DebianError, DebianRequest, Package, finish};
 use crate::source::http::{Http, HttpError};
+use crate::tree::file::FileReader;
 use crate::tree::flatten::flatten;
 use crate::tree::generate::{Body as NodeBody, Node, generate};
 use crate::tree::path::{is_under, name, parent};
@@ -241,7 +242,7 @@ impl finish::Listing for Merged<'_> {
             return Err(std::io::ErrorKind::NotFound.into());
         };
         let mut bytes = Vec::new();
-        std::io::Read::read_to_end(&mut super::kernel::open(self.cache, &entry)?, &mut bytes)?;
+        std::io::Read::read_to_end(&mut FileReader::open(self.cache, &entry)?, &mut bytes)?;
         Ok(bytes)
     }
 }

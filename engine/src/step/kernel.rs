@@ -6,13 +6,14 @@
 use std::io::Read;
 use std::sync::Arc;
 
-use kiln_cache::{Action, Cache, Digest, Key, KeyBuilder, Object};
+use kiln_cache::{Action, Cache, Digest, Key, KeyBuilder};
 
 use super::image::tree_of;
 use super::root::{Origin, Purpose, Root};
 use super::{Lane, Next, Results, Reuse, Scope, Step, StepError, Task};
 use crate::spec::Modules;
 use crate::system::kernel::{KernelConfig, compressor, embedded_config};
+use crate::tree::file::FileReader;
 use crate::tree::generate::{Body, MTIME, Node, generate};
 use crate::tree::unpack::{Options, unpack};
 use crate::tree::{Entry, EntryRef, Kind, Tree, TreePath, TreeWriter};
@@ -137,7 +138,7 @@ impl Work {
         let config = match config {
             Some(text) => KernelConfig::parse(&text),
             None => {
-                let image = open(cache, &kernel).map_err(self.failed())?;
+                let image = FileReader::open(cache, &kernel).map_err(self.failed())?;
                 // A kernel that cannot be looked into may still boot: then what all read is used.
                 embedded_config(image).unwrap_or_default()
             }
@@ -251,7 +252,7 @@ impl Work {
             )
             .hint("name the tar of its modules with tar:, or say tar: none")
         })?;
-        let reader = open(scope.cache, &found).map_err(self.failed())?;
+        let reader = FileReader::open(scope.cache, &found).map_err(self.failed())?;
         let options = Options {
             literal_whiteouts: true,
             ..Options::default()
@@ -286,52 +287,9 @@ impl Work {
             return Ok(None);
         };
         let mut text = Vec::new();
-        open(cache, &entry)
+        FileReader::open(cache, &entry)
             .and_then(|mut reader| reader.read_to_end(&mut text))
             .map_err(self.failed())?;
         Ok(Some(text))
-    }
-}
-
-/// Reads a file of a tree.
-pub(crate) struct FileReader {
-    pack: Option<Object>,
-    offset: u64,
-    left: u64,
-}
-
-/// Opens a regular file of a tree. Sparse files are refused.
-pub(crate) fn open(cache: &Cache, entry: &EntryRef<'_>) -> std::io::Result<FileReader> {
-    if !entry.extents().is_empty() {
-        return Err(std::io::Error::other("a sparse file here is not supported"));
-    }
-    let content = entry.content();
-    let pack = match &content {
-        Some(content) => Some(
-            cache
-                .open_object(&content.pack)
-                .map_err(std::io::Error::other)?,
-        ),
-        None => None,
-    };
-    Ok(FileReader {
-        pack,
-        offset: content.map_or(0, |content| content.offset),
-        left: entry.size(),
-    })
-}
-
-impl Read for FileReader {
-    fn read(&mut self, out: &mut [u8]) -> std::io::Result<usize> {
-        let count = usize::try_from(self.left)
-            .unwrap_or(usize::MAX)
-            .min(out.len());
-        let Some(pack) = self.pack.as_ref().filter(|_| count > 0) else {
-            return Ok(0);
-        };
-        pack.read_exact_at(&mut out[..count], self.offset)?;
-        self.offset += count as u64;
-        self.left -= count as u64;
-        Ok(count)
     }
 }

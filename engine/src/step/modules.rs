@@ -9,8 +9,8 @@ use std::io::Read;
 
 use kiln_cache::{Cache, Digest};
 
-use super::kernel::open;
 use crate::system::modules::{Module, Modules, is_module};
+use crate::tree::file::FileReader;
 use crate::tree::generate::{Body, Node, generate};
 use crate::tree::path::is_under;
 use crate::tree::{EntryRef, Kind, Tree, TreePath, TreeWriter};
@@ -36,7 +36,7 @@ pub(super) fn modules(
         let text = |name: &str| -> std::io::Result<String> {
             let mut text = String::new();
             if let Some(entry) = tree.find(&[root.as_slice(), b"/", name.as_bytes()].concat()) {
-                open(cache, &entry)?.read_to_string(&mut text)?;
+                FileReader::open(cache, &entry)?.read_to_string(&mut text)?;
             }
             Ok(text)
         };
@@ -52,7 +52,7 @@ pub(super) fn modules(
             if let Some(path) =
                 relative(&entry).filter(|path| entry.kind() == Kind::File && is_module(path))
             {
-                found.push(Module::read(&path, open(cache, &entry)?)?);
+                found.push(Module::read(&path, FileReader::open(cache, &entry)?)?);
             }
         }
         let builtin = text("modules.builtin")?;

@@ -4,6 +4,7 @@
 //! mappable index of its entries). [`path`] is a checked path, [`index`] is the tree's format.
 
 pub mod directory;
+pub mod file;
 pub mod flatten;
 pub mod generate;
 mod host;

@@ -11,11 +11,12 @@ use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use kiln_cache::{Cache, Digest};
+use kiln_engine::digest::Sha256;
 use kiln_engine::format::{
     Fragment, Part, Target, assemble, output::tar_segments, share, tar::segment,
 };
 use kiln_engine::tree::flatten::{Finish, flatten};
-use kiln_engine::tree::unpack::{Options, unpack};
+use kiln_engine::tree::unpack::{Expect, Options, unpack};
 use kiln_engine::tree::{Entry, Kind, TreePath, TreeWriter};
 
 /// Bytes of files in the layer that is unpacked.
@@ -56,11 +57,19 @@ fn main() -> Anything<()> {
         megabytes / inflate.as_secs_f64()
     );
 
+    let expect = Expect {
+        digest: Some(Sha256::of(&gzip)),
+        size: Some(gzip.len() as u64),
+        diff_id: Some(Sha256::of(&plain)),
+    };
     let mut tree = Digest::of(b"");
     let unpacking = median(|run| {
         // A cache of its own each time: nothing is there already.
         let cache = Cache::open(directory.path().join(format!("unpack-{run}"))).expect("a cache");
-        let options = Options::default();
+        let options = Options {
+            expect,
+            ..Options::default()
+        };
         let unpacked = unpack(
             &cache,
             &gzip[..],

@@ -1,9 +1,9 @@
 //! A layer becomes a pack and a tree, in one pass over its bytes.
 //!
 //! Enters: a stream, compressed or not. Leaves: two objects, and the proof that the stream was
-//! the one that was promised. Two threads share the work over a few fixed buffers: one reads,
-//! checks the compressed bytes and inflates; the other checks the uncompressed bytes, writes the
-//! pack and indexes. Memory does not depend on the layer but for its index.
+//! the one that was promised. Two threads share the work over a few fixed buffers: one reads
+//! and inflates; the other checks the bytes, compressed and uncompressed, writes the pack and
+//! indexes. Memory does not depend on the layer but for its index.
 
 use std::io::{self, BufRead, Read, Write};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -134,59 +134,148 @@ pub fn unpack<'c>(
     cancel: &AtomicBool,
     progress: &(dyn Fn(u64) + Sync),
 ) -> Result<Unpacked, UnpackError> {
-    let (full_sender, full) = mpsc::sync_channel::<Vec<u8>>(BUFFERS);
-    let (empty_sender, empty) = mpsc::channel::<Vec<u8>>();
+    let (chunks, take_chunks) = mpsc::channel();
+    let (spent, take_spent) = mpsc::channel();
+    let (empty, take_empty) = mpsc::channel();
     for _ in 0..BUFFERS {
-        let _ = empty_sender.send(Vec::with_capacity(BUFFER_BYTES));
+        let _ = spent.send(vec![0; BUFFER_BYTES]);
+        let _ = empty.send(vec![0; BUFFER_BYTES]);
     }
     std::thread::scope(|threads| {
-        let inflater = threads.spawn(move || {
-            let input = Hashed::new(input, progress);
-            inflate(input, &options.expect, cancel, &full_sender, &empty)
+        let reader = threads.spawn(move || {
+            let mut input = Input::new(input, progress, chunks, take_spent);
+            let inflated = inflate(&mut input, cancel, &take_empty);
+            input.finish(cancel, inflated)
         });
-        let indexed = index(cache, options, &full, &empty_sender);
-        // An indexer that failed stops the other side by hanging up.
-        drop(full);
-        drop(empty_sender);
-        let inflated = inflater.join().unwrap_or(Err(UnpackError::Cancelled));
-        match (inflated, indexed) {
-            // A stream that broke also looks truncated to the indexer: the first cause counts.
-            (Err(error), Ok(_)) | (Err(error), Err(UnpackError::Tar(_))) => Err(error),
-            (_, Err(error)) => Err(error),
-            (Ok(()), Ok(indexed)) => indexed.commit(cache, options),
+        let indexed = index(cache, options, take_chunks, spent, empty);
+        let came = reader.join().unwrap_or(Err(UnpackError::Cancelled));
+        // Damage has many faces: the cause is what comes first here.
+        let indexed = indexed?;
+        let came = came?;
+        let expect = &options.expect;
+        if let Some(expected) = expect.size.filter(|size| *size != came.count) {
+            return Err(UnpackError::Size {
+                expected,
+                found: came.count,
+            });
         }
+        check("digest", "manifest", expect.digest, indexed.digest)?;
+        came.inflated?;
+        indexed.parsed?;
+        check(
+            "diff_id",
+            "image's configuration",
+            expect.diff_id,
+            indexed.diff_id,
+        )?;
+        let pack_size = indexed.pack.len();
+        let pack = indexed.pack.commit()?;
+        let (tree, tree_size) = indexed.indexer.finish(cache, pack)?;
+        Ok(Unpacked {
+            pack,
+            pack_size,
+            tree,
+            tree_size,
+            diff_id: indexed.diff_id,
+        })
     })
 }
 
-/// A reader that hashes what passes.
-struct Hashed<'a, R> {
+fn check(
+    what: &'static str,
+    witness: &'static str,
+    expected: Option<Sha256>,
+    found: Sha256,
+) -> Result<(), UnpackError> {
+    match expected.filter(|expected| *expected != found) {
+        None => Ok(()),
+        Some(expected) => Err(UnpackError::Digest {
+            what,
+            witness,
+            expected,
+            found,
+        }),
+    }
+}
+
+/// What the first thread hands to the second: a buffer and how much of it counts.
+enum Chunk {
+    /// Bytes as they came.
+    Raw(Vec<u8>, usize),
+    /// Uncompressed bytes.
+    Plain(Vec<u8>, usize),
+}
+
+/// The stream as the first thread reads it. What has been read goes on to the second thread.
+struct Input<'a, R> {
     inner: R,
     buffer: Vec<u8>,
     at: usize,
     end: usize,
-    hasher: sha2::Sha256,
     count: u64,
     progress: &'a (dyn Fn(u64) + Sync),
-    /// A failure of the input, which a decompressor would rename.
+    chunks: mpsc::Sender<Chunk>,
+    spent: mpsc::Receiver<Vec<u8>>,
+    /// A failure of the stream, which a decompressor would rename.
     broken: Option<io::Error>,
 }
 
-impl<'a, R: Read> Hashed<'a, R> {
-    fn new(inner: R, progress: &'a (dyn Fn(u64) + Sync)) -> Self {
+/// What the first thread saw.
+struct Came {
+    count: u64,
+    inflated: Result<(), UnpackError>,
+}
+
+impl<'a, R: Read> Input<'a, R> {
+    fn new(
+        inner: R,
+        progress: &'a (dyn Fn(u64) + Sync),
+        chunks: mpsc::Sender<Chunk>,
+        spent: mpsc::Receiver<Vec<u8>>,
+    ) -> Self {
         Self {
             inner,
-            buffer: vec![0; BUFFER_BYTES],
+            buffer: spent.recv().unwrap_or_default(),
             at: 0,
             end: 0,
-            hasher: sha2::Sha256::new(),
             count: 0,
             progress,
+            chunks,
+            spent,
             broken: None,
         }
     }
+
+    /// Reads the rest, which counts towards the digest of a damaged stream, too.
+    fn finish(
+        mut self,
+        cancel: &AtomicBool,
+        inflated: Result<(), UnpackError>,
+    ) -> Result<Came, UnpackError> {
+        while self.broken.is_none() && !cancel.load(Ordering::Relaxed) {
+            self.at = self.end;
+            // An error is the stream's, and kept, or the second thread hung up and knows why.
+            if self.fill_buf().map_or(true, <[u8]>::is_empty) {
+                break;
+            }
+        }
+        if let Some(source) = self.broken.take() {
+            return Err(UnpackError::Read {
+                offset: self.count,
+                source,
+            });
+        }
+        if cancel.load(Ordering::Relaxed) {
+            return Err(UnpackError::Cancelled);
+        }
+        Ok(Came {
+            count: self.count,
+            inflated,
+        })
+    }
 }
 
-impl<R: Read> Read for Hashed<'_, R> {
+impl<R: Read> Read for Input<'_, R> {
     fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
         let available = self.fill_buf()?;
         let count = available.len().min(out.len());
@@ -196,9 +285,17 @@ impl<R: Read> Read for Hashed<'_, R> {
     }
 }
 
-impl<R: Read> BufRead for Hashed<'_, R> {
+impl<R: Read> BufRead for Input<'_, R> {
     fn fill_buf(&mut self) -> io::Result<&[u8]> {
         if self.at == self.end {
+            if self.end > 0 {
+                let hung_up = |_| io::Error::from(io::ErrorKind::BrokenPipe);
+                let full = std::mem::take(&mut self.buffer);
+                let sent = self.chunks.send(Chunk::Raw(full, self.end));
+                (self.at, self.end) = (0, 0);
+                sent.map_err(|_| hung_up(mpsc::RecvError))?;
+                self.buffer = self.spent.recv().map_err(hung_up)?;
+            }
             let count = loop {
                 match self.inner.read(&mut self.buffer) {
                     Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -210,8 +307,7 @@ impl<R: Read> BufRead for Hashed<'_, R> {
                     Ok(count) => break count,
                 }
             };
-            (self.at, self.end) = (0, count);
-            self.hasher.update(&self.buffer[..count]);
+            self.end = count;
             self.count += count as u64;
             (self.progress)(self.count);
         }
@@ -223,98 +319,51 @@ impl<R: Read> BufRead for Hashed<'_, R> {
     }
 }
 
-/// The first thread: bytes as they come → uncompressed buffers.
+/// The first thread: bytes as they come → uncompressed buffers. Ends early when the second
+/// thread wants no more.
 fn inflate<R: Read>(
-    mut input: Hashed<'_, R>,
-    expect: &Expect,
+    input: &mut Input<'_, R>,
     cancel: &AtomicBool,
-    full: &mpsc::SyncSender<Vec<u8>>,
     empty: &mpsc::Receiver<Vec<u8>>,
 ) -> Result<(), UnpackError> {
+    let chunks = input.chunks.clone();
+    let pump = |from: &mut dyn Read| pump(from, cancel, &chunks, empty);
     let magic = match input.fill_buf() {
         Ok(bytes) => [0, 1, 2, 3].map(|at| bytes.get(at).copied().unwrap_or_default()),
-        Err(_) => return Err(read_error(&mut input)),
+        Err(_) => return Ok(()),
     };
     let (compression, result) = match magic {
         [0x1f, 0x8b, ..] => {
-            let mut decoder = flate2::bufread::MultiGzDecoder::new(&mut input);
-            ("gzip", pump(&mut decoder, cancel, full, empty))
+            let mut decoder = flate2::bufread::MultiGzDecoder::new(&mut *input);
+            ("gzip", pump(&mut decoder))
         }
         [0x28, 0xb5, 0x2f, 0xfd] => {
             let decoder =
-                zstd::stream::read::Decoder::with_buffer(&mut input).and_then(|mut decoder| {
+                zstd::stream::read::Decoder::with_buffer(&mut *input).and_then(|mut decoder| {
                     decoder.window_log_max(ZSTD_WINDOW_LOG_MAX)?;
                     Ok(decoder)
                 });
-            (
-                "zstd",
-                decoder.and_then(|mut decoder| pump(&mut decoder, cancel, full, empty)),
-            )
+            ("zstd", decoder.and_then(|mut decoder| pump(&mut decoder)))
         }
-        _ => ("", pump(&mut input, cancel, full, empty)),
+        _ => ("", pump(input)),
     };
-    match result {
-        Ok(Pumped::All) => {}
-        Ok(Pumped::HungUp) => return Ok(()),
-        Ok(Pumped::Cancelled) => return Err(UnpackError::Cancelled),
-        Err(_) if input.broken.is_some() => return Err(read_error(&mut input)),
-        Err(source) => {
-            return Err(UnpackError::Inflate {
-                compression,
-                offset: input.count,
-                source,
-            });
-        }
-    }
-    if let Some(expected) = expect.size.filter(|size| *size != input.count) {
-        return Err(UnpackError::Size {
-            expected,
-            found: input.count,
-        });
-    }
-    let found = Sha256::from_bytes(input.hasher.finalize().into());
-    if let Some(expected) = expect.digest.filter(|digest| *digest != found) {
-        return Err(UnpackError::Digest {
-            what: "digest",
-            witness: "manifest",
-            expected,
-            found,
-        });
-    }
-    Ok(())
-}
-
-fn read_error<R>(input: &mut Hashed<'_, R>) -> UnpackError {
-    let source = input
-        .broken
-        .take()
-        .unwrap_or_else(|| io::ErrorKind::UnexpectedEof.into());
-    UnpackError::Read {
+    result.map_err(|source| UnpackError::Inflate {
+        compression,
         offset: input.count,
         source,
-    }
-}
-
-enum Pumped {
-    All,
-    HungUp,
-    Cancelled,
+    })
 }
 
 fn pump(
     from: &mut dyn Read,
     cancel: &AtomicBool,
-    full: &mpsc::SyncSender<Vec<u8>>,
+    chunks: &mpsc::Sender<Chunk>,
     empty: &mpsc::Receiver<Vec<u8>>,
-) -> io::Result<Pumped> {
-    loop {
-        if cancel.load(Ordering::Relaxed) {
-            return Ok(Pumped::Cancelled);
-        }
+) -> io::Result<()> {
+    while !cancel.load(Ordering::Relaxed) {
         let Ok(mut buffer) = empty.recv() else {
-            return Ok(Pumped::HungUp);
+            break;
         };
-        buffer.resize(BUFFER_BYTES, 0);
         let mut filled = 0;
         while filled < BUFFER_BYTES {
             match from.read(&mut buffer[filled..]) {
@@ -324,69 +373,71 @@ fn pump(
                 Err(error) => return Err(error),
             }
         }
-        buffer.truncate(filled);
         let last = filled < BUFFER_BYTES;
-        if full.send(buffer).is_err() {
-            return Ok(Pumped::HungUp);
-        }
-        if last {
-            return Ok(Pumped::All);
+        if chunks.send(Chunk::Plain(buffer, filled)).is_err() || last {
+            break;
         }
     }
+    Ok(())
 }
 
-/// The second thread: uncompressed buffers → pack and index.
+/// What the second thread made.
+struct Indexed<'c> {
+    pack: kiln_cache::ObjectWriter<'c>,
+    indexer: Indexer<'c>,
+    /// Of the bytes as they came.
+    digest: Sha256,
+    /// Of the uncompressed bytes.
+    diff_id: Sha256,
+    /// Whether they are a tar.
+    parsed: Result<(), UnpackError>,
+}
+
+/// The second thread: buffers → digests, pack and index. Fails only when the cache does.
 fn index<'c>(
     cache: &'c Cache,
     options: &Options<'c>,
-    full: &mpsc::Receiver<Vec<u8>>,
-    empty: &mpsc::Sender<Vec<u8>>,
+    chunks: mpsc::Receiver<Chunk>,
+    spent: mpsc::Sender<Vec<u8>>,
+    empty: mpsc::Sender<Vec<u8>>,
 ) -> Result<Indexed<'c>, UnpackError> {
     let mut pack = cache.object_writer()?;
     let mut parser = Parser::new();
     let mut indexer = Indexer::new(options);
-    let mut hasher = sha2::Sha256::new();
-    while let Ok(buffer) = full.recv() {
-        hasher.update(&buffer);
-        pack.write_all(&buffer)
-            .map_err(CacheError::io("write", cache.root()))?;
-        parser.feed(&buffer, &mut |member| indexer.take(member))?;
-        let _ = empty.send(buffer);
+    let mut raw = sha2::Sha256::new();
+    let mut plain = sha2::Sha256::new();
+    // Taken away when the bytes are no tar: no more of them are of use.
+    let mut empty = Some(empty);
+    let mut parsed = Ok(());
+    for chunk in chunks {
+        match chunk {
+            Chunk::Raw(buffer, len) => {
+                if options.expect.digest.is_some() {
+                    raw.update(&buffer[..len]);
+                }
+                let _ = spent.send(buffer);
+            }
+            Chunk::Plain(buffer, len) => {
+                let Some(back) = &empty else { continue };
+                plain.update(&buffer[..len]);
+                pack.write_all(&buffer[..len])
+                    .map_err(CacheError::io("write", cache.root()))?;
+                parsed = parser.feed(&buffer[..len], &mut |member| indexer.take(member));
+                if parsed.is_ok() {
+                    let _ = back.send(buffer);
+                } else {
+                    empty = None;
+                }
+            }
+        }
     }
-    parser.finish()?;
+    let parsed = parsed.and_then(|()| parser.finish());
+    let digest = |hasher: sha2::Sha256| Sha256::from_bytes(hasher.finalize().into());
     Ok(Indexed {
         pack,
         indexer,
-        diff_id: Sha256::from_bytes(hasher.finalize().into()),
+        digest: digest(raw),
+        diff_id: digest(plain),
+        parsed: parsed.map_err(UnpackError::from),
     })
-}
-
-struct Indexed<'c> {
-    pack: kiln_cache::ObjectWriter<'c>,
-    indexer: Indexer<'c>,
-    diff_id: Sha256,
-}
-
-impl Indexed<'_> {
-    fn commit(self, cache: &Cache, options: &Options<'_>) -> Result<Unpacked, UnpackError> {
-        let found = self.diff_id;
-        if let Some(expected) = options.expect.diff_id.filter(|diff_id| *diff_id != found) {
-            return Err(UnpackError::Digest {
-                what: "diff_id",
-                witness: "image's configuration",
-                expected,
-                found,
-            });
-        }
-        let pack_size = self.pack.len();
-        let pack = self.pack.commit()?;
-        let (tree, tree_size) = self.indexer.finish(cache, pack)?;
-        Ok(Unpacked {
-            pack,
-            pack_size,
-            tree,
-            tree_size,
-            diff_id: found,
-        })
-    }
 }

@@ -1,8 +1,7 @@
 //! Segments back into bytes.
 //!
-//! Enters: segments. Leaves: buffers of up to 1 MiB in output order and, where the taker wants
-//! them, long ranges of objects that the kernel can copy. Memory: the taker's buffers, one
-//! literal block, at most [`OPEN_MAX`] open objects.
+//! Enters: segments. Leaves: buffers of up to 1 MiB in output order. Memory: the taker's buffers,
+//! one literal block, at most [`OPEN_MAX`] open objects.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -53,22 +52,15 @@ impl<'a> Packs<'a> {
 
 /// Takes an output's bytes in order.
 pub trait Take {
-    /// Ranges of objects of at least this many bytes come as ranges, shorter ones as bytes.
-    fn range_min(&self) -> u64;
     /// Takes the filled part of a buffer and returns an empty one of at least
     /// [`BUFFER_BYTES`] capacity.
     ///
     /// # Errors
     /// When the bytes cannot be written.
     fn bytes(&mut self, buffer: Vec<u8>) -> Result<Vec<u8>, FormatError>;
-    /// Takes a range of an object.
-    ///
-    /// # Errors
-    /// When it cannot be copied.
-    fn range(&mut self, object: &Arc<Object>, offset: u64, len: u64) -> Result<(), FormatError>;
 }
 
-/// Gathers small pieces into buffers for a [`Take`].
+/// Gathers pieces into buffers for a [`Take`].
 pub struct Feeder<'a, T: Take> {
     packs: Packs<'a>,
     take: T,
@@ -163,10 +155,6 @@ impl<T: Take> Sink for Feeder<'_, T> {
             return Err(unreadable(std::io::ErrorKind::UnexpectedEof.into(), offset));
         }
         self.len += len;
-        if len >= self.take.range_min() {
-            self.flush()?;
-            return self.take.range(&object, offset, len);
-        }
         while len > 0 {
             let room = self.room()?;
             let step = room.min(usize::try_from(len).unwrap_or(usize::MAX));
@@ -201,19 +189,9 @@ impl<T: Take> Sink for Feeder<'_, T> {
 pub struct ToWriter<W>(pub W);
 
 impl<W: std::io::Write> Take for ToWriter<W> {
-    fn range_min(&self) -> u64 {
-        u64::MAX
-    }
-
     fn bytes(&mut self, buffer: Vec<u8>) -> Result<Vec<u8>, FormatError> {
         self.0.write_all(&buffer).map_err(FormatError::Stream)?;
         Ok(buffer)
-    }
-
-    fn range(&mut self, object: &Arc<Object>, offset: u64, len: u64) -> Result<(), FormatError> {
-        // Not reached: the limit above is never met.
-        let _ = (object, offset, len);
-        Err(FormatError::Stream(std::io::ErrorKind::Unsupported.into()))
     }
 }
 

@@ -68,10 +68,15 @@ pub(super) fn splice_moving(
         .copied()
         .collect();
     check(cache, &changed)?;
-    if let Some(clone) = clone(path, &file)? {
-        apply(cache, clone.file(), path, &edits, new, move_min)?;
-        return clone.publish().map(|()| true);
+    let scratch = Staged::create(path)?;
+    if rustix::fs::ioctl_ficlone(scratch.file(), &file).is_ok() {
+        apply(cache, scratch.file(), path, &edits, new, move_min)?;
+        return scratch.publish().map(|()| true);
     }
+    // A full disk must show while the output is still whole.
+    let growth = |edit: &Edit| edit.len(new).saturating_sub(edit.removed);
+    scratch.reserve(edits.iter().map(growth).sum())?;
+    drop(scratch);
     let Some(staged) = take_away(path, &file) else {
         return Ok(false);
     };
@@ -91,6 +96,12 @@ struct Edit {
 }
 
 impl Edit {
+    /// Length of what comes, in bytes.
+    fn len(&self, new: &[Segment]) -> u64 {
+        let segments = &new[self.new.clone()];
+        segments.iter().map(|segment| segment.len).sum()
+    }
+
     fn is_empty(&self) -> bool {
         self.removed == 0 && self.new.is_empty()
     }
@@ -151,14 +162,6 @@ fn open_alone(path: &Path, len: u64) -> io::Result<File> {
     Ok(file)
 }
 
-/// Returns a clone under a temporary name, where the file system shares blocks.
-fn clone(path: &Path, file: &File) -> Result<Option<Staged>, FormatError> {
-    let staged = Staged::create(path)?;
-    Ok(rustix::fs::ioctl_ficlone(staged.file(), file)
-        .is_ok()
-        .then_some(staged))
-}
-
 /// Renames the output away, when nobody has it open; then nobody can open it any more.
 fn take_away(path: &Path, file: &File) -> Option<Staged> {
     let ours = file.try_clone().ok()?;
@@ -191,8 +194,7 @@ fn apply(
     let mut at = 0;
     for (index, edit) in edits.iter().enumerate() {
         at += edit.keep;
-        let segments = &new[edit.new.clone()];
-        let len: u64 = segments.iter().map(|segment| segment.len).sum();
+        let len = edit.len(new);
         let rest: u64 = edits[index + 1..].iter().map(|next| next.keep).sum();
         let moves = edit.removed == len || (rest >= move_min && shift(file, at, edit.removed, len));
         if rest > 0 && !moves {
@@ -203,7 +205,7 @@ fn apply(
                 .set_len(at + tail_len)
                 .map_err(FormatError::output("truncate", path));
         }
-        write_at(cache, file, path, at, segments)?;
+        write_at(cache, file, path, at, &new[edit.new.clone()])?;
         at += len;
     }
     file.set_len(at)

@@ -12,14 +12,14 @@ use super::image::tree_of;
 use super::root::{Origin, Purpose, Root};
 use super::{Lane, Next, Results, Reuse, Scope, Step, StepError, Task};
 use crate::spec::Modules;
-use crate::system::kernel::{KernelConfig, compressor, embedded_config};
+use crate::system::kernel::{Evidence, KernelConfig, compressor, look_into};
 use crate::tree::file::FileReader;
 use crate::tree::generate::{Body, MTIME, Node, generate};
 use crate::tree::unpack::{Options, unpack};
 use crate::tree::{Entry, EntryRef, Kind, Tree, TreePath, TreeWriter};
 
 /// Changes when the same kernel image may give another tree.
-const KERNEL_VERSION: u32 = 1;
+const KERNEL_VERSION: u32 = 2;
 
 /// A kernel and what goes with it.
 pub struct Kernel {
@@ -135,15 +135,16 @@ impl Work {
         };
         outputs.extend(modules.map(|modules| ("modules".to_owned(), modules)));
         let config = self.config(cache, &tree, &kernel)?;
-        let config = match config {
-            Some(text) => KernelConfig::parse(&text),
+        let config = config.and_then(|text| KernelConfig::parse(&text));
+        let evidence = match config {
+            Some(config) => Evidence::Config(config),
             None => {
                 let image = FileReader::open(cache, &kernel).map_err(self.failed())?;
                 // A kernel that cannot be looked into may still boot: then what all read is used.
-                embedded_config(image).unwrap_or_default()
+                look_into(image).unwrap_or_default()
             }
         };
-        let compressor = compressor(config.as_ref()).map_err(self.failed())?;
+        let compressor = compressor(&evidence).map_err(self.failed())?;
         let size = |digest: &Digest| cache.open_object(digest).map_or(0, |object| object.len());
         Ok(Action {
             outputs: outputs

@@ -1,9 +1,10 @@
 //! The kernel image: which initrds it can unpack.
 //!
 //! Enters: the text of its configuration (a file such as Debian's `boot/config-*`), or the image
-//! itself, whose embedded copy (`CONFIG_IKCONFIG`, kernel/configs.c) is looked for. Leaves: the
-//! compressor for initrd members. zstd when the configuration says that the kernel reads it, gzip
-//! otherwise; never a guess.
+//! itself, in which its embedded copy (`CONFIG_IKCONFIG`, kernel/configs.c) is looked for, or else
+//! the zstd decompressor (lib/decompress_unzstd.c), which is there for initrds only. Leaves: the
+//! compressor for initrd members. zstd when the kernel is known to read it, gzip otherwise; never
+//! a guess.
 //!
 //! Images: x86 bzImage (Documentation/arch/x86/boot.rst), EFI zboot (drivers/firmware/efi/libstub/
 //! zboot-header.S), `Image.gz`, and anything uncompressed (ELF, arm64 and RISC-V `Image`).
@@ -25,6 +26,9 @@ const CONFIG_MAX_BYTES: u64 = 8 << 20;
 /// The most memory that unpacking xz or lzma may take.
 const XZ_MEMORY_MAX_BYTES: u64 = 256 << 20;
 const CONFIG_START: &[u8] = b"IKCFG_ST";
+/// What only a kernel's `unzstd` says. (A compressed kernel's wrapper has another copy of it, for
+/// the kernel itself; that is not looked into.)
+const UNZSTD: &[u8] = b"ZSTD-compressed data has an incomplete frame header";
 
 /// Why a kernel cannot be looked into, or cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -92,23 +96,27 @@ impl KernelConfig {
     }
 }
 
-/// Returns true for the paths at which kernel images and packages keep the configuration.
-#[must_use]
-pub fn is_config_path(path: &[u8]) -> bool {
-    matches!(path, b"kernel_config" | b"kernel-config" | b"boot/config")
-        || path
-            .strip_prefix(b"boot/config-")
-            .is_some_and(|version| !version.contains(&b'/'))
+/// What tells which initrds a kernel unpacks.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum Evidence {
+    /// Its configuration.
+    Config(KernelConfig),
+    /// No configuration, but its zstd decompressor.
+    Unzstd,
+    /// Neither.
+    #[default]
+    Nothing,
 }
 
-/// Chooses the compressor of initrd members for a kernel with this configuration; `None` when
-/// none could be found.
+/// Chooses the compressor of initrd members for a kernel.
 ///
 /// # Errors
 /// [`KernelError::NoInitrd`] when the configuration rules an initrd out.
-pub fn compressor(config: Option<&KernelConfig>) -> Result<Compressor, KernelError> {
-    let Some(config) = config else {
-        return Ok(Compressor::Gzip);
+pub fn compressor(evidence: &Evidence) -> Result<Compressor, KernelError> {
+    let config = match evidence {
+        Evidence::Config(config) => config,
+        Evidence::Unzstd => return Ok(Compressor::Zstd),
+        Evidence::Nothing => return Ok(Compressor::Gzip),
     };
     if !config.has("BLK_DEV_INITRD") {
         return Err(KernelError::NoInitrd);
@@ -123,12 +131,11 @@ pub fn compressor(config: Option<&KernelConfig>) -> Result<Compressor, KernelErr
     })
 }
 
-/// Looks for the configuration inside a kernel image. Memory: a few buffers and what the
-/// decompressor's window needs.
+/// Looks into a kernel image. Memory: a few buffers and what the decompressor's window needs.
 ///
 /// # Errors
 /// When the image is damaged or compressed in a way that is not read here.
-pub fn embedded_config(image: impl Read) -> Result<Option<KernelConfig>, KernelError> {
+pub fn look_into(image: impl Read) -> Result<Evidence, KernelError> {
     let payload = payload(image)?;
     let what = payload.what;
     search(payload.reader.take(KERNEL_MAX_BYTES))
@@ -247,20 +254,24 @@ fn open<'a>(
     Ok(Payload { what, reader })
 }
 
-/// Looks for `IKCFG_ST` followed by a gzip stream.
-fn search(reader: impl Read) -> io::Result<Option<KernelConfig>> {
+/// Looks for `IKCFG_ST` followed by a gzip stream, and for [`UNZSTD`].
+fn search(reader: impl Read) -> io::Result<Evidence> {
+    let mut found = Evidence::Nothing;
     let mut reader = BufReader::with_capacity(256 << 10, reader);
     let mut window: Vec<u8> = Vec::new();
     loop {
         let mut fresh = Vec::with_capacity(256 << 10);
         reader.by_ref().take(256 << 10).read_to_end(&mut fresh)?;
         if fresh.is_empty() {
-            return Ok(None);
+            return Ok(found);
         }
         window.extend_from_slice(&fresh);
+        if found == Evidence::Nothing && find(&window, UNZSTD).is_some() {
+            found = Evidence::Unzstd;
+        }
         let Some(at) = find(&window, CONFIG_START) else {
-            // The mark may lie across two reads.
-            window.drain(..window.len().saturating_sub(CONFIG_START.len() - 1));
+            // Either may lie across two reads.
+            window.drain(..window.len().saturating_sub(UNZSTD.len() - 1));
             continue;
         };
         let rest = window.split_off(at + CONFIG_START.len());
@@ -271,7 +282,7 @@ fn search(reader: impl Read) -> io::Result<Option<KernelConfig>> {
         if candidate.is_ok()
             && let Some(config) = KernelConfig::parse(&text)
         {
-            return Ok(Some(config));
+            return Ok(Evidence::Config(config));
         }
         // Some other use of the mark: what the attempt read beyond `rest` is gone, but a real
         // configuration never follows a false mark that closely.
@@ -365,18 +376,20 @@ mod tests {
             bz_image(&kernel),
         ];
         for (index, image) in images.iter().enumerate() {
-            let config = embedded_config(&image[..])
-                .unwrap()
-                .unwrap_or_else(|| panic!("{index}"));
+            let found = look_into(&image[..]).unwrap();
+            let Evidence::Config(config) = &found else {
+                panic!("{index}: {found:?}");
+            };
             assert!(config.has("RD_ZSTD") && !config.has("RD_XZ") && !config.has("X"));
-            assert_eq!(compressor(Some(&config)).unwrap(), Compressor::Zstd);
+            assert_eq!(compressor(&found).unwrap(), Compressor::Zstd);
             for cut in [0, 1, 100, 0x220, 0x410, image.len() / 2] {
                 // Any answer will do but a panic, or a config that is not there.
-                assert!(!matches!(embedded_config(&image[..cut]), Ok(Some(_))));
+                assert!(!matches!(look_into(&image[..cut]), Ok(Evidence::Config(_))));
             }
         }
-        assert_eq!(embedded_config(&b"\x7fELF no config"[..]).unwrap(), None);
-        let error = embedded_config(&bz_image(b"BZh9....")[..]).unwrap_err();
+        let nothing = look_into(&b"\x7fELF no config"[..]).unwrap();
+        assert_eq!(nothing, Evidence::Nothing);
+        let error = look_into(&bz_image(b"BZh9....")[..]).unwrap_err();
         assert_eq!(
             error.to_string(),
             "kernel: the bzImage image's payload is compressed with bzip2, which is not read"
@@ -384,9 +397,25 @@ mod tests {
     }
 
     #[test]
+    fn finds_the_decompressor_when_there_is_no_config() {
+        let mut kernel = b"\x7fELF".to_vec();
+        kernel.resize((256 << 10) - 20, 7);
+        kernel.extend(UNZSTD);
+        kernel.extend([0; 5000]);
+        let found = look_into(&bz_image(&gzip(&kernel))[..]).unwrap();
+        assert_eq!(found, Evidence::Unzstd);
+        assert_eq!(compressor(&found).unwrap(), Compressor::Zstd);
+        // The wrapper's own copy says nothing about initrds.
+        let mut image = bz_image(&gzip(b"\x7fELF"));
+        image.extend(UNZSTD);
+        assert_eq!(look_into(&image[..]).unwrap(), Evidence::Nothing);
+    }
+
+    #[test]
     fn the_rule_is_zstd_if_known_else_gzip() {
         let parse = |text: &str| KernelConfig::parse(text.as_bytes());
-        let choose = |text: &str| compressor(parse(text).as_ref());
+        let choose =
+            |text: &str| compressor(&parse(text).map_or(Evidence::Nothing, Evidence::Config));
         assert_eq!(choose(TEXT).unwrap(), Compressor::Zstd);
         assert_eq!(choose("").unwrap(), Compressor::Gzip);
         let old = "CONFIG_BLK_DEV_INITRD=y\nCONFIG_RD_GZIP=y\n# CONFIG_RD_ZSTD is not set\n";
@@ -399,7 +428,5 @@ mod tests {
             choose("# CONFIG_BLK_DEV_INITRD is not set\n"),
             Err(KernelError::NoInitrd)
         ));
-        assert!(is_config_path(b"boot/config-6.1.0-56-cloud-amd64"));
-        assert!(!is_config_path(b"boot/config-dir/x") && !is_config_path(b"etc/config"));
     }
 }

@@ -15,7 +15,10 @@ use crate::exit;
 use crate::ui::units;
 use kiln_engine::build::BuildError;
 use kiln_engine::causes::causes;
+use kiln_engine::source::http::{ConnectionFailure, HttpError};
+use kiln_engine::source::{SourceError, SourceErrorKind};
 use kiln_engine::spec::SpecError;
+use kiln_engine::tree::unpack::UnpackError;
 
 /// A command that did not do what was asked.
 #[derive(Debug)]
@@ -228,6 +231,12 @@ fn chain(message: &str, first: &(dyn Error + 'static)) -> Vec<String> {
     let mut said: Vec<String> = Vec::new();
     for error in causes(first) {
         let text = error.to_string();
+        // An error that is complete by itself begins with what was said already.
+        let rest = text.strip_prefix(message);
+        let text = match rest.and_then(|rest| rest.strip_prefix(": ")) {
+            Some(rest) => rest.to_owned(),
+            None => text,
+        };
         let before = said.last().map_or(message, String::as_str);
         if !text.is_empty() && !before.contains(&text) {
             said.push(text);
@@ -243,9 +252,14 @@ fn hint_of_chain(first: &(dyn Error + 'static), cache: &Path) -> Option<String> 
         if let Some(error) = error.downcast_ref::<CacheError>() {
             return Some(cache_hint(error, cache));
         }
-        if let Some(error) = error.downcast_ref::<io::Error>() {
-            hint = io_hint(error).or(hint);
-        }
+        let found = match error.downcast_ref::<io::Error>() {
+            Some(error) => io_hint(error),
+            None => match error.downcast_ref::<SourceError>() {
+                Some(error) => source_hint(error),
+                None => error.downcast_ref::<UnpackError>().and_then(unpack_hint),
+            },
+        };
+        hint = found.or(hint);
     }
     hint
 }
@@ -274,6 +288,67 @@ pub(crate) fn cache_hint(error: &CacheError, cache: &Path) -> String {
         CacheError::MissingObject(_) => {
             "run the command again: what is missing is made anew".to_owned()
         }
+    }
+}
+
+/// Returns what to do when an image cannot be had.
+fn source_hint(error: &SourceError) -> Option<String> {
+    match &*error.kind {
+        SourceErrorKind::Http { error, .. } => http_hint(error),
+        SourceErrorKind::Denied { host, .. } => Some(format!(
+            "check the image's name, or log in to {host} (docker login, skopeo login)"
+        )),
+        SourceErrorKind::Digest { .. } | SourceErrorKind::Size { .. } => Some(DAMAGED.to_owned()),
+        _ => None,
+    }
+}
+
+/// Returns what to do when a server does not do what it should.
+fn http_hint(error: &HttpError) -> Option<String> {
+    let hint = match error {
+        HttpError::Connection { kind, .. } => match kind {
+            ConnectionFailure::Tls => {
+                "trust the registry's own authority with --ca-file PEM, or nobody with \
+                 --insecure-registry HOST"
+            }
+            ConnectionFailure::Unreachable => {
+                "check the registry's name, the network and the proxy (https_proxy, no_proxy), \
+                 then run the command again: what was finished is kept"
+            }
+            ConnectionFailure::Silent => {
+                "run the command again: what was finished is kept; KILN_HTTP_TIMEOUT=SECONDS \
+                 waits longer for slow servers"
+            }
+            ConnectionFailure::Broken => "run the command again: what was finished is kept",
+            ConnectionFailure::Fatal => return None,
+        },
+        HttpError::Status { status, .. } => match status {
+            404 => {
+                "check the image's name; if it is right, the registry has lost a part of the \
+                 image: push it again"
+            }
+            429 => {
+                "the registry limits requests: log in (docker login, skopeo login) or wait, then \
+                 run the command again: what was finished is kept"
+            }
+            500.. => "run the command again when the registry is well: what was finished is kept",
+            _ => return None,
+        },
+        _ => return None,
+    };
+    Some(hint.to_owned())
+}
+
+/// What to do about bytes that are not what they should be.
+const DAMAGED: &str = "run the command again; if that does not help, what is kept there is damaged: push or make it \
+                       again";
+
+fn unpack_hint(error: &UnpackError) -> Option<String> {
+    match error {
+        UnpackError::Inflate { .. } | UnpackError::Digest { .. } | UnpackError::Size { .. } => {
+            Some(DAMAGED.to_owned())
+        }
+        _ => None,
     }
 }
 

@@ -129,7 +129,7 @@ impl Download {
     }
 
     /// Notes a failure; returns it as an error when it was one too many.
-    fn failed(&mut self, error: &io::Error) -> io::Result<()> {
+    fn failed(&mut self, error: io::Error) -> io::Result<()> {
         self.body = None;
         if self.offset >= self.mark.saturating_add(PROGRESS_BYTES) {
             self.failures = 0;
@@ -142,9 +142,12 @@ impl Download {
                 Some(total) => format!("{} of {total} bytes", self.offset),
                 None => format!("{} bytes", self.offset),
             };
-            let cause = io::Error::other(format!("broken after {at}: {error}"));
-            let mut error = connection(self.url.clone(), ureq::Error::Io(cause));
-            if let HttpError::Connection { attempts, .. } = &mut error {
+            let mut error = connection(self.url.clone(), error.into());
+            if let HttpError::Connection {
+                cause, attempts, ..
+            } = &mut error
+            {
+                *cause = format!("broken after {at}: {cause}");
                 *attempts = self.failures;
             }
             return Err(io::Error::other(error));
@@ -211,13 +214,13 @@ impl Read for Download {
                     self.ended = true;
                     return Ok(0);
                 }
-                Ok(0) => self.failed(&io::Error::other("the connection ended too early"))?,
+                Ok(0) => self.failed(io::Error::other("the connection ended too early"))?,
                 Ok(read) => {
                     self.offset += read as u64;
                     return Ok(read);
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => self.failed(&error)?,
+                Err(error) => self.failed(error)?,
             }
         }
     }

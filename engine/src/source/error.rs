@@ -1,7 +1,6 @@
 //! What goes wrong between an image's name and its bytes.
 //!
-//! Every error names the image, the thing at fault and what is there instead; what to do next is
-//! [`SourceError::hint`], apart from the message.
+//! Every error names the image, the thing at fault and what is there instead.
 
 use std::io;
 use std::path::PathBuf;
@@ -157,37 +156,6 @@ impl SourceErrorKind {
         Self::Unsupported {
             what: what.into(),
             reason: reason.into(),
-        }
-    }
-}
-
-impl SourceError {
-    /// Returns what a person could do about it.
-    #[must_use]
-    pub fn hint(&self) -> Option<String> {
-        use super::http::ConnectionFailure::{Tls, Unreachable};
-        match &*self.kind {
-            SourceErrorKind::Denied { host, .. } => Some(format!(
-                "check the image's name, or log in to {host} (docker login, skopeo login)"
-            )),
-            SourceErrorKind::Http {
-                error: HttpError::Connection { kind: Tls, .. },
-                ..
-            } => Some("name the registry's own CA file, or list the host as insecure".to_owned()),
-            SourceErrorKind::Http {
-                error:
-                    HttpError::Connection {
-                        kind: Unreachable, ..
-                    },
-                ..
-            } => Some(
-                "check the registry's host name, the network and the proxy settings".to_owned(),
-            ),
-            SourceErrorKind::Http {
-                error: HttpError::Status { status: 429, .. },
-                ..
-            } => Some("the registry limits requests: log in, or use a mirror".to_owned()),
-            _ => None,
         }
     }
 }

@@ -57,10 +57,15 @@ impl Exact {
         {
             return error;
         }
-        self.error(SourceErrorKind::Read {
-            what: format!("layer {}", self.layer),
-            place: self.place.clone(),
-            error,
+        let what = format!("layer {}", self.layer);
+        self.error(match error.downcast() {
+            // It names its place itself.
+            Ok(error) => SourceErrorKind::Http { what, error },
+            Err(error) => SourceErrorKind::Read {
+                what,
+                place: self.place.clone(),
+                error,
+            },
         })
     }
 }

@@ -114,11 +114,12 @@ impl Registry {
 }
 
 impl Shared {
-    /// One authenticated GET below `/v2/REPOSITORY/`.
+    /// One authenticated GET below `/v2/REPOSITORY/`. Errors call it `what`.
     fn get(
         &self,
         endpoint: &Endpoint,
         repository: &str,
+        what: &str,
         object: &str,
         accept: Option<&str>,
         from: u64,
@@ -154,15 +155,15 @@ impl Shared {
                 let proof = self
                     .auth
                     .answer(endpoint, repository, &headers)
-                    .map_err(|error| self.refused(endpoint, object, error))?;
-                send(Some(&proof)).map_err(|error| self.failed(endpoint, repository, object, error))
+                    .map_err(|error| self.refused(endpoint, what, error))?;
+                send(Some(&proof)).map_err(|error| self.failed(endpoint, repository, what, error))
             }
-            error => Err(self.failed(endpoint, repository, object, error)),
+            error => Err(self.failed(endpoint, repository, what, error)),
         }
     }
 
-    fn refused(&self, endpoint: &Endpoint, object: &str, error: AuthError) -> SourceErrorKind {
-        let what = named(object);
+    fn refused(&self, endpoint: &Endpoint, what: &str, error: AuthError) -> SourceErrorKind {
+        let what = what.to_owned();
         match error {
             AuthError::Denied(reason) => SourceErrorKind::Denied {
                 what,
@@ -177,29 +178,20 @@ impl Shared {
         &self,
         endpoint: &Endpoint,
         repository: &str,
-        object: &str,
+        what: &str,
         error: HttpError,
     ) -> SourceErrorKind {
+        let what = what.to_owned();
         if matches!(error.status(), Some(401 | 403)) {
             self.auth.forget(endpoint, repository);
             return SourceErrorKind::Denied {
-                what: named(object),
+                what,
                 host: endpoint.host.clone(),
                 reason: error.to_string(),
             };
         }
-        SourceErrorKind::Http {
-            what: named(object),
-            error,
-        }
+        SourceErrorKind::Http { what, error }
     }
-}
-
-/// `manifests/1.27` → `manifest 1.27`, for messages.
-fn named(object: &str) -> String {
-    object
-        .replacen("manifests/", "manifest ", 1)
-        .replacen("blobs/", "blob ", 1)
 }
 
 /// An image in a registry.
@@ -263,12 +255,13 @@ impl RegistryImage {
     fn get(
         &self,
         endpoint: &Endpoint,
+        what: &str,
         object: &str,
         accept: Option<&str>,
     ) -> Result<Response, SourceErrorKind> {
         self.registry
             .shared
-            .get(endpoint, &self.repository, object, accept, 0)
+            .get(endpoint, &self.repository, what, object, accept, 0)
     }
 
     fn find(&self, platform: &Platform) -> Result<Sha256, SourceErrorKind> {
@@ -276,14 +269,14 @@ impl RegistryImage {
             return resolve::resolve(self, digest, None, platform);
         }
         let tag = self.reference.tag().unwrap_or("latest");
-        let object = format!("manifests/{tag}");
+        let (what, object) = (format!("manifest {tag}"), format!("manifests/{tag}"));
         let (bytes, media_type) = self
             .try_each(&self.endpoints()?, |endpoint| {
-                let response = self.get(endpoint, &object, Some(ACCEPT))?;
+                let response = self.get(endpoint, &what, &object, Some(ACCEPT))?;
                 let media_type = response.header("content-type").map(str::to_owned);
                 let bytes = response.read_all(MANIFEST_SIZE_MAX);
                 let fail = |error| SourceErrorKind::Http {
-                    what: named(&object),
+                    what: what.clone(),
                     error,
                 };
                 Ok((bytes.map_err(fail)?, media_type))
@@ -310,7 +303,7 @@ impl RegistryImage {
         let read = || {
             let endpoint = self.endpoints().ok()?.pop()?;
             let bytes = self
-                .get(&endpoint, "tags/list?n=100", None)
+                .get(&endpoint, "tags", "tags/list?n=100", None)
                 .ok()?
                 .read_all(TAGS_SIZE_MAX)
                 .ok()?;
@@ -332,6 +325,7 @@ impl RegistryImage {
     }
 
     fn stream(&self, layer: &LayerDescriptor) -> Result<Exact, SourceErrorKind> {
+        let what = format!("layer {}", layer.digest);
         let object = format!("blobs/{}", layer.digest);
         let endpoints = self.endpoints()?;
         let shared = Arc::clone(&self.registry.shared);
@@ -341,11 +335,11 @@ impl RegistryImage {
                 .iter()
                 .position(|one| one == endpoint)
                 .unwrap_or_default();
-            self.get(endpoint, &object, None)
+            self.get(endpoint, &what, &object, None)
                 .map(|response| (at, response))
         })?;
         let place = first.url.clone();
-        let repository = self.repository.clone();
+        let (repository, name) = (self.repository.clone(), what.clone());
         let mut first = Some(first);
         let mut opened = at;
         let open = move |from| {
@@ -359,7 +353,7 @@ impl RegistryImage {
             });
             for turn in 0..endpoints.len() {
                 let endpoint = &endpoints[(opened + turn) % endpoints.len()];
-                result = match shared.get(endpoint, &repository, &object, None, from) {
+                result = match shared.get(endpoint, &repository, &name, &object, None, from) {
                     Ok(response) => return Ok(without_etag(response)),
                     Err(SourceErrorKind::Http { error, .. }) => Err(error),
                     Err(error) => Err(HttpError::Answer {
@@ -370,7 +364,6 @@ impl RegistryImage {
             }
             result
         };
-        let what = format!("layer {}", layer.digest);
         let download =
             Download::new(&self.registry.shared.http, Box::new(open)).map_err(|error| {
                 SourceErrorKind::Http {
@@ -422,7 +415,7 @@ impl Documents for RegistryImage {
             Kind::Config => (format!("blobs/{digest}"), None),
         };
         self.try_each(&self.endpoints()?, |endpoint| {
-            let response = self.get(endpoint, &object, accept)?;
+            let response = self.get(endpoint, &kind.name(digest), &object, accept)?;
             let place = response.url.clone();
             let fail = |error| SourceErrorKind::Http {
                 what: kind.name(digest),

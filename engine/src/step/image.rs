@@ -10,7 +10,7 @@ use kiln_cache::{Action, Digest, Key, KeyBuilder};
 
 use super::{Lane, Next, Results, Reuse, Scope, Step, StepError, Task};
 use crate::digest::Sha256;
-use crate::source::{ImageSource, LayerDescriptor, Platform, SourceError};
+use crate::source::{ImageSource, LayerDescriptor, Platform};
 use crate::tree::directory;
 use crate::tree::unpack::{Expect, Options, Unpacked, unpack};
 
@@ -34,17 +34,6 @@ impl Image {
         KeyBuilder::new(kind, 1)
             .field("image", self.source.name())
             .field("platform", self.platform.to_string())
-    }
-}
-
-fn source_error(context: String) -> impl FnOnce(SourceError) -> StepError {
-    move |error| {
-        let hint = error.hint();
-        let wrapped = StepError::new(context, error);
-        match hint {
-            Some(hint) => wrapped.hint(hint),
-            None => wrapped,
-        }
     }
 }
 
@@ -85,7 +74,7 @@ impl Step for Resolve {
                     .source
                     .resolve(&image.platform)
                     .map(|digest| resolved(&digest))
-                    .map_err(source_error(context))
+                    .map_err(StepError::in_context(context))
             }),
         }))
     }
@@ -143,7 +132,7 @@ impl Step for Manifest {
                 let found = image
                     .source
                     .image(&manifest)
-                    .map_err(source_error(context.clone()))?;
+                    .map_err(StepError::in_context(context.clone()))?;
                 let put = |role: &str, bytes: &[u8]| {
                     let digest = scope
                         .cache
@@ -249,7 +238,7 @@ impl Step for Layer {
                 let input = image
                     .source
                     .layer(&layer)
-                    .map_err(source_error(context.clone()))?;
+                    .map_err(StepError::in_context(context.clone()))?;
                 let expect = Expect {
                     digest: Some(layer.digest),
                     size: Some(layer.size),

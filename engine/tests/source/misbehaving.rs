@@ -6,7 +6,7 @@ use std::time::Duration;
 use kiln_engine::digest::Sha256;
 use kiln_engine::source::registry::{Registry, RegistryImage, RegistryOptions};
 use kiln_engine::source::{
-    Credential, Credentials, ImageSource, LayerDescriptor, Mirror, Platform,
+    Credential, Credentials, ImageSource, LayerDescriptor, Mirror, Platform, SourceErrorKind,
 };
 use serde_json::json;
 
@@ -289,7 +289,7 @@ fn passwords_go_to_the_token_service() {
         "{error}"
     );
     let denied = sample(&server, "single").resolve(&amd64()).unwrap_err();
-    assert!(denied.hint().unwrap().contains("log in"));
+    assert!(matches!(*denied.kind, SourceErrorKind::Denied { .. }));
 }
 
 #[test]

@@ -75,8 +75,10 @@ pub enum ConnectionFailure {
     Unreachable,
     /// The TLS handshake failed: no TLS spoken, or a certificate refused.
     Tls,
-    /// Silence or a break; worth another attempt.
+    /// A break; worth another attempt.
     Broken,
+    /// No answer in time; worth another attempt.
+    Silent,
     /// Not worth another attempt.
     Fatal,
 }
@@ -95,10 +97,8 @@ impl HttpError {
         match self {
             Self::Status { status, .. } => *status == 408 || *status == 429 || *status >= 500,
             Self::Connection { kind, .. } => {
-                matches!(
-                    kind,
-                    ConnectionFailure::Broken | ConnectionFailure::Unreachable
-                )
+                use ConnectionFailure::{Broken, Silent, Unreachable};
+                matches!(kind, Broken | Silent | Unreachable)
             }
             _ => false,
         }
@@ -184,7 +184,7 @@ impl fmt::Display for Attempts {
 
 /// Turns ureq's errors into ours, deciding what is worth another attempt.
 pub(in super::super) fn connection(url: String, error: ureq::Error) -> HttpError {
-    use ConnectionFailure::{Broken, Fatal, Tls, Unreachable};
+    use ConnectionFailure::{Broken, Fatal, Silent, Tls, Unreachable};
     let kind = match &error {
         ureq::Error::HostNotFound | ureq::Error::ConnectionFailed => Unreachable,
         ureq::Error::Io(cause) => match cause.kind() {
@@ -196,12 +196,15 @@ pub(in super::super) fn connection(url: String, error: ureq::Error) -> HttpError
             _ => Broken,
         },
         ureq::Error::Tls(_) | ureq::Error::Rustls(_) => Tls,
-        ureq::Error::Timeout(_) | ureq::Error::BodyStalled => Broken,
+        ureq::Error::Timeout(_) => Silent,
+        ureq::Error::BodyStalled => Broken,
         _ => Fatal,
     };
     let cause = match error {
         ureq::Error::Io(cause) => cause.to_string(),
-        ureq::Error::Timeout(at) => format!("no answer in time ({at})"),
+        ureq::Error::Timeout(ureq::Timeout::Resolve) => "no address in time".to_owned(),
+        ureq::Error::Timeout(ureq::Timeout::Connect) => "no connection in time".to_owned(),
+        ureq::Error::Timeout(_) => "no answer in time".to_owned(),
         other => other.to_string(),
     };
     HttpError::Connection {

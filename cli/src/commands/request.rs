@@ -4,6 +4,7 @@ use std::env;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use kiln_engine::build::{Destination, Format, Network, Request};
 
@@ -123,10 +124,26 @@ fn network(sources: &Sources) -> Result<Network, Failure> {
         home: env::var_os("HOME")
             .filter(|home| !home.is_empty())
             .map(PathBuf::from),
+        timeout: timeout()?,
         http_proxy: either("http_proxy", "HTTP_PROXY"),
         https_proxy: either("https_proxy", "HTTPS_PROXY"),
         no_proxy: either("no_proxy", "NO_PROXY"),
     })
+}
+
+/// Returns how long a silent server is waited for, when `KILN_HTTP_TIMEOUT` says so.
+fn timeout() -> Result<Option<Duration>, Failure> {
+    let Some(text) = env::var_os("KILN_HTTP_TIMEOUT").filter(|text| !text.is_empty()) else {
+        return Ok(None);
+    };
+    let seconds = text.to_str().and_then(|text| text.parse::<f64>().ok());
+    match seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok()) {
+        Some(timeout) if !timeout.is_zero() => Ok(Some(timeout)),
+        _ => Err(Failure::usage(
+            format!("KILN_HTTP_TIMEOUT is \"{}\"", text.display()),
+            "it is a number of seconds: KILN_HTTP_TIMEOUT=60",
+        )),
+    }
 }
 
 /// Returns the path of Docker's `config.json`, when it exists.

@@ -85,6 +85,8 @@ pub struct Network {
     pub docker_config: Option<PathBuf>,
     /// The home directory, for paths that begin with `~/`.
     pub home: Option<PathBuf>,
+    /// Silence after which a server is given up; `None`: the engine's own limits.
+    pub timeout: Option<Duration>,
     /// `http_proxy`, `https_proxy`, `no_proxy`, as the environment has them.
     pub http_proxy: Option<String>,
     /// See `http_proxy`.

@@ -148,7 +148,10 @@ impl<'a> Planner<'a> {
     fn new(request: &'a Request, lock: &'a Lock, inputs: &'a mut Inputs) -> Self {
         let network = &request.network;
         let no_proxy = network.no_proxy.as_deref().unwrap_or_default().split(',');
+        let limits = HttpOptions::default();
         let http = Http::new(HttpOptions {
+            timeout_idle: network.timeout.unwrap_or(limits.timeout_idle),
+            timeout_connect: network.timeout.unwrap_or(limits.timeout_connect),
             ca_files: network.ca_files.clone(),
             insecure: network.insecure_registries.clone(),
             proxy: ProxyOptions {
@@ -160,7 +163,7 @@ impl<'a> Planner<'a> {
                     .map(str::to_owned)
                     .collect(),
             },
-            ..HttpOptions::default()
+            ..limits
         });
         let credentials = network
             .docker_config

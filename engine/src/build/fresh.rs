@@ -78,12 +78,14 @@ pub(super) fn fresh(request: &Request) -> Option<Report> {
     })
 }
 
-/// Writes the stamp of a finished build.
+/// Writes the stamp of a finished build. `outputs` are stamps of what it wrote, as it wrote it:
+/// another build may have put something else there meanwhile.
 pub(super) fn remember(
     request: &Request,
     cache: &Cache,
     inputs: &mut Inputs,
     report: &Report,
+    outputs: Vec<FileStamp>,
 ) -> Result<(), BuildError> {
     let Some(key) = key(request) else {
         return Ok(());
@@ -105,16 +107,6 @@ pub(super) fn remember(
         outputs: paths,
         cmdline: report.cmdline.clone(),
     };
-    let mut outputs = Vec::new();
-    for output in &report.outputs {
-        let path = std::path::absolute(&output.path).map_err(BuildError::output(&output.path))?;
-        // How it was written said what it holds; here only its stat counts.
-        let stamp = super::write::stamp(cache, &path);
-        match stamp {
-            Some(stamp) => outputs.push(stamp),
-            None => return Ok(()),
-        }
-    }
     let stamp = Stamp {
         inputs: std::mem::take(&mut inputs.files),
         absent: std::mem::take(&mut inputs.absent),

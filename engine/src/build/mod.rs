@@ -17,6 +17,7 @@ use kiln_cache::{Cache, CacheError};
 
 use crate::event::{Event, Listener};
 use crate::format::FormatError;
+use crate::format::assemble::replace;
 use crate::lockfile::{Lock, LockError};
 use crate::spec::{SpecError, SpecErrors};
 use crate::step::scheduler::{Graph, RunError, run as run_graph};
@@ -324,7 +325,7 @@ fn once(
     let mut planned = plan::plan(request, listener)?;
     let root: Arc<dyn Step> = Arc::new(System::new(planned.plan.clone()));
     let (result, graph) = run_graph(cache, listener, cancel, &root)?;
-    let outputs = write::write(request, cache, listener, &result, stdout)?;
+    let (outputs, stamps) = write::write(request, cache, listener, cancel, &result, stdout)?;
     let mut report = Report {
         outputs,
         cmdline: planned.cmdline(),
@@ -336,7 +337,7 @@ fn once(
             _ => report.ran += 1,
         }
     }
-    fresh::remember(request, cache, &mut planned.inputs, &report)?;
+    fresh::remember(request, cache, &mut planned.inputs, &report, stamps)?;
     report.graph = graph;
     Ok(report)
 }
@@ -358,6 +359,6 @@ pub fn lock(
     };
     let planned = plan::plan_with(&request, listener, &Lock::default())?;
     let lock = plan::resolve(&planned.plan, &cache, listener, cancel)?;
-    write::replace(&planned.lock_path, lock.render().as_bytes())?;
+    replace(&planned.lock_path, lock.render().as_bytes())?;
     Ok(planned.lock_path)
 }

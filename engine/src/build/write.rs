@@ -5,13 +5,15 @@
 
 use std::fs;
 use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use kiln_cache::{Action, Cache, Digest, Key, KeyBuilder};
 use kiln_cache::{FileStamp, Stamp};
 
 use super::{BuildError, Destination, Format, OutputFile, Request};
 use crate::event::{Event, Listener};
+use crate::format::assemble::sweep;
 use crate::format::{PlacedSegment, Segment, Target, assemble};
 use crate::step::segment::{Output, Stored};
 
@@ -59,22 +61,18 @@ fn note(path: &Path) -> Key {
         .finish()
 }
 
-/// Returns the stamp that was taken when an output was written.
-pub(super) fn stamp(cache: &Cache, path: &Path) -> Option<FileStamp> {
-    cache.stamp(&note(path))?.outputs.pop()
-}
-
-/// Writes all outputs.
+/// Writes all outputs. Returns them, and a stamp of each file.
 pub(super) fn write(
     request: &Request,
     cache: &Cache,
     listener: &dyn Listener,
+    cancel: &AtomicBool,
     result: &Action,
     stdout: &mut dyn Write,
-) -> Result<Vec<OutputFile>, BuildError> {
+) -> Result<(Vec<OutputFile>, Vec<FileStamp>), BuildError> {
     let outputs: Vec<Output> = serde_json::from_slice(result.value("outputs").unwrap_or_default())
         .map_err(|error| BuildError::usage(format!("outputs: {error}"), "this is a bug in kiln"))?;
-    let mut files = Vec::new();
+    let (mut files, mut stamps) = (Vec::new(), Vec::new());
     for output in &outputs {
         let segments: Vec<Segment> = output.segments.iter().filter_map(Stored::segment).collect();
         let bytes = segments.iter().map(|segment| segment.len).sum();
@@ -98,7 +96,13 @@ pub(super) fn write(
             path: path.display().to_string(),
             bytes,
         });
-        let written = one(cache, &path, &segments, &output.segments)?;
+        let absolute = std::path::absolute(&path).map_err(BuildError::output(&path))?;
+        // Whoever else writes there waits, so that each note tells of the file it was made for.
+        let cancelled = || cancel.load(Ordering::Relaxed);
+        let lock = cache.lock_key_unless(&note(&absolute), |_| {}, cancelled)?;
+        let _lock = lock.ok_or(BuildError::Cancelled)?;
+        let (written, stamp) = one(cache, &absolute, &segments, &output.segments)?;
+        stamps.push(stamp);
         files.push(OutputFile {
             path,
             role: output.role.clone(),
@@ -109,23 +113,26 @@ pub(super) fn write(
     if let Destination::Directory { directory, name } = &request.destination {
         remove_stale(cache, request, directory, name, &files)?;
     }
-    Ok(files)
+    Ok((files, stamps))
 }
 
-/// Writes one file, unless it is there already. Returns how many bytes differed.
+/// Writes one file, unless it is there already. Returns how many bytes differed, and its stamp.
 fn one(
     cache: &Cache,
     path: &Path,
     segments: &[Segment],
     stored: &[Stored],
-) -> Result<u64, BuildError> {
-    let absolute = std::path::absolute(path).map_err(BuildError::output(path))?;
-    let note = note(&absolute);
-    let before = cache.stamp(&note).filter(|stamp| stamp.check().is_ok());
-    let previous: Option<Vec<Stored>> =
-        before.and_then(|stamp| serde_json::from_slice(&stamp.payload).ok());
-    if previous.as_deref() == Some(stored) {
-        return Ok(0);
+) -> Result<(u64, FileStamp), BuildError> {
+    let note = note(path);
+    let mut before = cache.stamp(&note).filter(|stamp| stamp.check().is_ok());
+    let previous: Option<Vec<Stored>> = before
+        .as_ref()
+        .and_then(|stamp| serde_json::from_slice(&stamp.payload).ok());
+    if previous.as_deref() == Some(stored)
+        && let Some(stamp) = before.as_mut().and_then(|stamp| stamp.outputs.pop())
+    {
+        sweep(path);
+        return Ok((0, stamp));
     }
     let placed = previous.as_ref().map(|previous| {
         crate::format::assemble::place(
@@ -136,8 +143,7 @@ fn one(
         )
     });
     let payload = serde_json::to_vec(stored).unwrap_or_default();
-    let now: Vec<PlacedSegment> =
-        assemble(cache, segments, Target::Path(&absolute), placed.as_deref())?;
+    let now: Vec<PlacedSegment> = assemble(cache, segments, Target::Path(path), placed.as_deref())?;
     let written = now
         .iter()
         .filter(|segment| {
@@ -147,16 +153,16 @@ fn one(
         })
         .map(|segment| segment.segment.len)
         .sum();
-    let stamp =
-        FileStamp::of_output(&absolute, Digest::of(&payload)).map_err(BuildError::output(path))?;
+    let file =
+        FileStamp::of_output(path, Digest::of(&payload)).map_err(BuildError::output(path))?;
     let stamp = Stamp {
         inputs: Vec::new(),
         absent: Vec::new(),
-        outputs: vec![stamp],
+        outputs: vec![file.clone()],
         payload,
     };
     cache.put_stamp(&note, &stamp)?;
-    Ok(written)
+    Ok((written, file))
 }
 
 /// Removes files that an earlier build of this name wrote and this one does not: a kernel beside

@@ -6,7 +6,7 @@
 //! name in its own directory and renamed: whoever has the old one open keeps it, a failure leaves
 //! it untouched.
 
-use std::fs::{self, File};
+use std::fs::{self, File, TryLockError};
 use std::io::{self, Write};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
@@ -92,6 +92,19 @@ pub fn place(segments: &[Segment]) -> Vec<PlacedSegment> {
             placed
         })
         .collect()
+}
+
+/// Replaces a small file, whole or not at all.
+///
+/// # Errors
+/// When it cannot be written; a file that was there is then as it was.
+pub(crate) fn replace(path: &Path, bytes: &[u8]) -> Result<(), FormatError> {
+    let staged = Staged::create(path)?;
+    staged
+        .file()
+        .write_all_at(bytes, 0)
+        .map_err(FormatError::output("write", path))?;
+    staged.publish()
 }
 
 fn fresh(cache: &Cache, path: &Path, segments: &[Segment]) -> Result<(), FormatError> {
@@ -201,23 +214,18 @@ impl Staged {
     /// Makes an empty file for the output `path`, and removes what dead builds left there.
     pub(super) fn create(path: &Path) -> Result<Self, FormatError> {
         sweep(path);
-        let staged = temporary(path);
-        let failed = |source| FormatError::output("create", path)(source);
-        let file = File::options()
-            .read(true)
-            .write(true)
-            .create_new(true)
-            .open(&staged)
-            .map_err(failed)?;
-        let this = Self {
-            file,
-            staged,
-            path: path.to_owned(),
-            published: false,
-        };
-        // A sweeper may have come between: then the name is gone, and publishing says so.
-        let _ = this.file.try_lock();
-        Ok(this)
+        loop {
+            let staged = temporary(path);
+            let file = File::options()
+                .read(true)
+                .write(true)
+                .create_new(true)
+                .open(&staged)
+                .map_err(FormatError::output("create", path))?;
+            if is_ours(&file).map_err(FormatError::output("create", path))? {
+                return Ok(Self::adopt(file, staged, path));
+            }
+        }
     }
 
     /// Takes over a file that was renamed to `staged`.
@@ -266,6 +274,15 @@ impl Drop for Staged {
     }
 }
 
+/// Locks a new file; false when another build's sweep came between, and removes it.
+fn is_ours(file: &File) -> io::Result<bool> {
+    match file.try_lock() {
+        Err(TryLockError::WouldBlock) => Ok(false),
+        // Where there are no locks, nobody sweeps.
+        _ => Ok(file.metadata()?.nlink() > 0),
+    }
+}
+
 const MARK: &str = ".kiln-tmp";
 
 /// Returns a temporary name for `path` that no other process or thread uses.
@@ -287,7 +304,7 @@ fn stem(path: &Path) -> std::ffi::OsString {
 }
 
 /// Removes temporary files of this output whose owner is dead. Failing to is no failure.
-fn sweep(path: &Path) {
+pub(crate) fn sweep(path: &Path) {
     let directory = match path.parent() {
         Some(parent) if parent != Path::new("") => parent,
         _ => Path::new("."),
@@ -301,8 +318,10 @@ fn sweep(path: &Path) {
         if !name.as_encoded_bytes().starts_with(stem.as_encoded_bytes()) {
             continue;
         }
-        let stale = open_quietly(&entry.path()).is_ok_and(|file| file.try_lock().is_ok());
-        if stale {
+        // Locked until it is gone: whoever made it a moment ago must see that.
+        if let Ok(file) = open_quietly(&entry.path())
+            && file.try_lock().is_ok()
+        {
             let _ = fs::remove_file(entry.path());
         }
     }

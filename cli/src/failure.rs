@@ -364,14 +364,18 @@ fn output_hint(path: &Path, error: &io::Error) -> Option<String> {
     let shown = directory.display();
     match error.kind() {
         io::ErrorKind::NotFound => Some(format!("make the directory first: mkdir -p {shown}")),
+        io::ErrorKind::IsADirectory => Some(
+            "a directory is in the way: remove it, or write elsewhere (--dir, --name, --output)"
+                .to_owned(),
+        ),
         io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => Some(format!(
-            "make {shown} writable for you, or write elsewhere with --dir DIR"
+            "make {shown} writable for you, or write elsewhere (--dir, --output)"
         )),
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
             let free = free_space(&directory)
                 .map_or_else(String::new, |free| format!(" (there is {free} free)"));
             Some(format!(
-                "make room in {shown}{free}, or write elsewhere with --dir DIR"
+                "make room in {shown}{free}, or write elsewhere (--dir, --output)"
             ))
         }
         _ => None,

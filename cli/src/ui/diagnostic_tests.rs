@@ -153,7 +153,7 @@ fn a_full_disk_says_where_and_what_next() {
     assert_snapshot!(without_sizes(&rendered(output)), @"
     error: cannot write /nowhere/hello-initrd.img
       caused by: no storage space
-    hint: make room in /nowhere (SIZE free), or write elsewhere with --dir DIR
+    hint: make room in /nowhere (SIZE free), or write elsewhere (--dir, --output)
     ");
     let stdout = BuildError::Output {
         path: "-".into(),
@@ -198,7 +198,7 @@ fn unwritable_places_say_what_to_do() {
     assert_snapshot!(rendered(output), @"
     error: cannot write /usr/out/hello-kernel
       caused by: permission denied
-    hint: make /usr/out writable for you, or write elsewhere with --dir DIR
+    hint: make /usr/out writable for you, or write elsewhere (--dir, --output)
     ");
     let missing = BuildError::Output {
         path: "out/hello-kernel".into(),

@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use kiln_cache::{Action, Cache, Digest, Key, KeyBuilder};
 use kiln_cache::{FileStamp, Stamp};
+use rustix::io::Errno;
 
 use super::{BuildError, Destination, Format, OutputFile, Request};
 use crate::event::{Event, Listener};
@@ -42,6 +43,9 @@ pub(super) fn check(request: &Request) -> Result<(), BuildError> {
             }
         }
         Destination::File(_) | Destination::Stdout => {
+            if let Destination::File(path) = &request.destination {
+                check_file(path)?;
+            }
             if request.formats.len() > 1 || request.formats[0] == Format::KernelInitrd {
                 let names: Vec<_> = request.formats.iter().map(|format| format.name()).collect();
                 return Err(BuildError::usage(
@@ -50,6 +54,16 @@ pub(super) fn check(request: &Request) -> Result<(), BuildError> {
                 ));
             }
         }
+    }
+    Ok(())
+}
+
+/// Checks that a file can have this name.
+fn check_file(path: &Path) -> Result<(), BuildError> {
+    let parent = path.parent().filter(|parent| *parent != Path::new(""));
+    fs::metadata(parent.unwrap_or(Path::new("."))).map_err(BuildError::output(path))?;
+    if path.is_dir() {
+        return Err(BuildError::output(path)(Errno::ISDIR.into()));
     }
     Ok(())
 }
@@ -189,16 +203,4 @@ fn remove_stale(
         }
     }
     Ok(())
-}
-
-/// Replaces a small file, whole or not at all.
-pub(super) fn replace(path: &Path, bytes: &[u8]) -> Result<(), BuildError> {
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    let temporary: PathBuf =
-        path.with_file_name(format!(".{name}.{}.kiln-tmp", std::process::id()));
-    let written = fs::write(&temporary, bytes).and_then(|()| fs::rename(&temporary, path));
-    if written.is_err() {
-        let _ = fs::remove_file(&temporary);
-    }
-    written.map_err(BuildError::output(path))
 }

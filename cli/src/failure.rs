@@ -155,6 +155,7 @@ impl Failure {
                     io::ErrorKind::NotFound => {
                         Some("check the name and the working directory".into())
                     }
+                    io::ErrorKind::IsADirectory => Some("name a file in it".into()),
                     _ => None,
                 };
                 Self::failed(

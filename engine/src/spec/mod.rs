@@ -48,6 +48,10 @@ pub(crate) use nearest::nearest;
 use decode::{Decoder, Fields, Path};
 use position::Source;
 
+/// What to write into an empty file.
+const SECTIONS: &str =
+    "it has at least one of kernel, init, onboot, onshutdown, services, files and volumes";
+
 impl Spec {
     /// Parses one YAML description; `file` is the name errors show.
     ///
@@ -55,7 +59,11 @@ impl Spec {
     /// Everything wrong with it, up to [`ERRORS_MAX`], sorted by position.
     pub fn parse(bytes: &[u8], file: &str) -> Result<Self, SpecErrors> {
         let source = text(bytes, file)?;
-        let empty = || Position::new(&source, 0..1).error("the file holds no description");
+        let empty = || {
+            Position::new(&source, 0..1)
+                .error("the file holds no description")
+                .with_hint(SECTIONS)
+        };
         let node = yaml::load(&source)?.ok_or_else(empty)?;
         // An explicit null is an empty description; nothing but comments is a mistake.
         if matches!(node.value, node::Value::Null) && node.range.is_empty() {
@@ -108,6 +116,7 @@ fn text(bytes: &[u8], file: &str) -> Result<Arc<Source>, SpecErrors> {
             let message = format!("not UTF-8: byte {:#04x} at offset {offset}", bytes[offset]);
             Err(Position::new(&source, offset..offset + 1)
                 .error(message)
+                .with_hint("a description is text: is this the right file?")
                 .into())
         }
     }

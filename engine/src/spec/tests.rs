@@ -27,10 +27,12 @@ fn parse(yaml: &str) -> Spec {
 
 #[test]
 fn syntax_errors() {
+    const EMPTY: &str = "1:1+1 the file holds no description | it has at least one of kernel, \
+                         init, onboot, onshutdown, services, files and volumes";
     let cases = [
-        ("", "1:1+1 the file holds no description"),
-        ("# only\n", "1:1+1 the file holds no description"),
-        ("---\n", "1:1+1 the file holds no description"),
+        ("", EMPTY),
+        ("# only\n", EMPTY),
+        ("---\n", EMPTY),
         ("- a\n", "1:1+3 expected a mapping, found a list"),
         (
             "service:\n",
@@ -63,7 +65,7 @@ fn syntax_errors() {
         ),
         (
             "init:\n\t- a\n",
-            "2:2+1 tab in indentation | YAML is indented with spaces",
+            "2:1+1 tab in indentation | YAML is indented with spaces",
         ),
         (
             "kernel:\n  cmdline: @x\n",

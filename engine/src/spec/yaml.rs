@@ -137,9 +137,15 @@ impl Loader<'_> {
                 .with_hint("quote the value if it is meant as text"),
             ErrorKind::TabInBlockIndentation
             | ErrorKind::TabInIndentation
-            | ErrorKind::TabNotAllowed => self
-                .error(place, "tab in indentation")
-                .with_hint("YAML is indented with spaces"),
+            | ErrorKind::TabNotAllowed => {
+                // The parser has gone past it.
+                let text = self.source.text();
+                let before = text.get(..offset).unwrap_or_default();
+                let line = before.rfind('\n').map_or(0, |end| end + 1);
+                let tab = text[line..].find('\t').map_or(offset, |tab| line + tab);
+                self.error(tab..tab + 1, "tab in indentation")
+                    .with_hint("YAML is indented with spaces")
+            }
             ErrorKind::UnexpectedCharacter { character } => self
                 .error(place, format!("unexpected character {character:?}"))
                 .with_hint("quote the value if it is meant as text"),

@@ -20,12 +20,12 @@ pub enum CacheError {
         source: io::Error,
     },
     /// No room: a full disk or an exhausted quota.
-    #[error("cache: cannot write {}: {}: {} free, at least {} needed", path.display(),
-        if *quota { "quota exhausted" } else { "disk full" }, Bytes(*free), Bytes(*needed))]
+    #[error("cache: cannot write {}: {}: {} free{}", path.display(),
+        if *quota { "quota exhausted" } else { "disk full" }, Bytes(*free), and_needed(*needed))]
     Full {
         /// The file being written; nothing is left of it.
         path: PathBuf,
-        /// At least this many more bytes were to be written.
+        /// At least this many more bytes were to be written; 0 when that is not known.
         needed: u64,
         /// What the file system has free for this user, in bytes.
         free: u64,
@@ -154,6 +154,14 @@ pub(crate) fn is_damage(error: &io::Error) -> bool {
     [Errno::IO, Errno::UCLEAN, Errno::BADMSG]
         .iter()
         .any(|errno| error.raw_os_error() == Some(errno.raw_os_error()))
+}
+
+/// Says how much was to come, when that is known.
+fn and_needed(bytes: u64) -> String {
+    match bytes {
+        0 => String::new(),
+        bytes => format!(", at least {} needed", Bytes(bytes)),
+    }
 }
 
 /// Prints a number of bytes for people.

@@ -249,8 +249,11 @@ impl Staged {
         }
         match rustix::fs::fallocate(&self.file, FallocateFlags::empty(), 0, len) {
             Err(rustix::io::Errno::NOSPC | rustix::io::Errno::DQUOT) => {
+                // In tenths of megabytes, rounded up.
+                let tenths = len.div_ceil(100_000);
+                let needed = format!("disk full: {}.{} MB more needed", tenths / 10, tenths % 10);
                 Err(FormatError::output("allocate space for", &self.path)(
-                    io::ErrorKind::StorageFull.into(),
+                    io::Error::new(io::ErrorKind::StorageFull, needed),
                 ))
             }
             // Where it is not supported, writing will do.

@@ -5,7 +5,7 @@ use std::fs;
 use super::support::{Space, read_tar};
 
 /// A system with a kernel, an init and two services that share a layer.
-fn system(space: &Space) -> String {
+pub(crate) fn system(space: &Space) -> String {
     let kernel = space
         .image("kernel")
         .layer(&[("kernel", "not really a kernel")]);

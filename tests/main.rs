@@ -9,4 +9,5 @@ mod support;
 mod boot;
 mod build;
 mod debian;
+mod failures;
 mod registry;

@@ -1,7 +1,11 @@
 //! What tests stand on: a space of their own, images made by umoci, a registry by Debian.
 
+pub(crate) mod disk;
 pub(crate) mod images;
+pub(crate) mod loopback;
 pub(crate) mod registry;
+#[path = "../../engine/tests/source/server.rs"]
+mod server;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -41,8 +45,15 @@ impl Space {
 
     /// Returns a command that runs kiln here, with nothing of the caller's settings.
     pub(crate) fn command(&self) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_kiln"));
+        self.command_in(&[])
+    }
+
+    /// As [`Space::command`], by way of a program that runs another, such as `env`.
+    pub(crate) fn command_in(&self, wrapper: &[&str]) -> Command {
+        let words = [wrapper, &[env!("CARGO_BIN_EXE_kiln")]].concat();
+        let mut command = Command::new(words[0]);
         command
+            .args(&words[1..])
             .current_dir(self.directory.path())
             .env("KILN_CACHE", self.path("cache"))
             .env("HOME", self.path("home"))
@@ -56,6 +67,11 @@ impl Space {
         said(self.command().args(args))
     }
 
+    /// Returns the names in a directory of this space, in order.
+    pub(crate) fn names(&self, directory: &str) -> Vec<String> {
+        names(&self.path(directory))
+    }
+
     /// Runs kiln and expects success.
     pub(crate) fn build(&self, args: &[&str]) -> Said {
         let said = self.kiln(&[&["build"], args].concat());
@@ -67,6 +83,15 @@ impl Space {
         );
         said
     }
+}
+
+/// Returns the names in a directory, in order.
+pub(crate) fn names(directory: &Path) -> Vec<String> {
+    let name = |entry: std::io::Result<fs::DirEntry>| entry.unwrap().file_name();
+    let names = fs::read_dir(directory).unwrap().map(name);
+    let mut names: Vec<String> = names.map(|name| name.into_string().unwrap()).collect();
+    names.sort();
+    names
 }
 
 pub(crate) fn said(command: &mut Command) -> Said {

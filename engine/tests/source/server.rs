@@ -1,4 +1,7 @@
 //! An HTTP server in the test's process that does as it is told: also badly.
+//!
+//! The tests of the binary (`tests/support`) use it too.
+#![allow(dead_code, reason = "each of the two uses a part")]
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -107,6 +110,12 @@ impl Reply {
         self
     }
 
+    /// Changes the body.
+    pub(crate) fn spoilt(mut self, spoil: impl FnOnce(&mut Vec<u8>)) -> Self {
+        spoil(&mut self.body);
+        self
+    }
+
     pub(crate) fn cut_after(self, bytes: usize) -> Self {
         self.with(Fault::CutAfter(bytes))
     }
@@ -171,7 +180,12 @@ impl Server {
     }
 
     pub(crate) fn requests(&self) -> Vec<Request> {
-        self.log.lock().unwrap().clone()
+        self.log().lock().unwrap().clone()
+    }
+
+    /// What was asked, also from other threads.
+    pub(crate) fn log(&self) -> Arc<Mutex<Vec<Request>>> {
+        Arc::clone(&self.log)
     }
 
     /// Paths asked for, in order.

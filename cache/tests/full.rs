@@ -1,7 +1,7 @@
 //! A full disk, and a file size limit: nothing under a final name, and what is missing is said.
 //!
-//! The child is this test binary again, in a mount namespace with a small tmpfs where the kernel
-//! permits (as root, or in a user namespace), and always under `ulimit -f`.
+//! The child is this test binary again: in a mount namespace with a small tmpfs (that takes root, or
+//! a kernel that lets users have namespaces of their own), and under `ulimit -f`.
 
 #![allow(clippy::unwrap_used)] // a failed unwrap is a failed test
 
@@ -135,15 +135,6 @@ fn a_full_disk_leaves_nothing_and_says_so() {
         true => &root_wrapper[..],
         false => &wrapper[..],
     };
-    let probe = Command::new(wrapper[0])
-        .args(&wrapper[1..])
-        .args(["sh", "-c", mount])
-        .env(ROOT, room.path())
-        .output();
-    if !probe.is_ok_and(|probe| probe.status.success()) {
-        eprintln!("skipped: no mounts here; the file size limit is tested");
-        return;
-    }
     assert_checked(&run(wrapper, mount, room.path(), "child_on_a_small_disk"));
 }
 

@@ -147,7 +147,9 @@ pub fn unpack<'c>(
             let inflated = inflate(&mut input, cancel, &take_empty);
             input.finish(cancel, inflated)
         });
-        let indexed = index(cache, options, take_chunks, spent, empty);
+        let indexed = index(cache, options, take_chunks, &spent, empty);
+        // An indexer that failed stops the other side by hanging up.
+        drop(spent);
         let came = reader.join().unwrap_or(Err(UnpackError::Cancelled));
         // Damage has many faces: the cause is what comes first here.
         let indexed = indexed?;
@@ -398,7 +400,7 @@ fn index<'c>(
     cache: &'c Cache,
     options: &Options<'c>,
     chunks: mpsc::Receiver<Chunk>,
-    spent: mpsc::Sender<Vec<u8>>,
+    spent: &mpsc::Sender<Vec<u8>>,
     empty: mpsc::Sender<Vec<u8>>,
 ) -> Result<Indexed<'c>, UnpackError> {
     let mut pack = cache.object_writer()?;

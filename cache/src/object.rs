@@ -137,12 +137,6 @@ impl Object {
         self.len == 0
     }
 
-    /// Returns the open file, for `copy_file_range` and the like.
-    #[must_use]
-    pub const fn file(&self) -> &File {
-        &self.file
-    }
-
     /// Fills `buffer` from `offset`.
     ///
     /// # Errors

@@ -236,7 +236,8 @@ enum Change {
     Symlink(String, String),
     HardLink(String, String),
     Whiteout(String),
-    Opaque(String),
+    /// And whether the directory itself is listed.
+    Opaque(String, bool),
 }
 
 fn a_path() -> impl Strategy<Value = String> {
@@ -250,7 +251,7 @@ fn changes() -> impl Strategy<Value = Vec<Vec<Change>>> {
         1 => (a_path(), prop_oneof!["/a", "b", r"\.\./c", "/"]).prop_map(|(path, to)| Change::Symlink(path, to)),
         1 => (a_path(), a_path()).prop_map(|(path, to)| Change::HardLink(path, to)),
         2 => a_path().prop_map(Change::Whiteout),
-        1 => a_path().prop_map(Change::Opaque),
+        1 => (a_path(), any::<bool>()).prop_map(|(path, listed)| Change::Opaque(path, listed)),
     ];
     proptest::collection::vec(proptest::collection::vec(change, 0..8), 1..5)
 }
@@ -285,7 +286,7 @@ fn layer(changes: &[Change], present: &mut BTreeMap<String, char>) -> Vec<u8> {
         | Change::Symlink(path, _)
         | Change::HardLink(path, _)
         | Change::Whiteout(path)
-        | Change::Opaque(path)) = change;
+        | Change::Opaque(path, _)) = change;
         let parents = || path.match_indices('/').map(|(at, _)| &path[..at]);
         if !parents().all(|parent| matches!(present.get(parent), None | Some('d'))) {
             continue;
@@ -294,7 +295,7 @@ fn layer(changes: &[Change], present: &mut BTreeMap<String, char>) -> Vec<u8> {
         // else of its layer is at, above or under it.
         let near =
             |other: &String| path.starts_with(other.as_str()) || other.starts_with(path.as_str());
-        let removes = matches!(change, Change::Whiteout(_) | Change::Opaque(_));
+        let removes = matches!(change, Change::Whiteout(_) | Change::Opaque(..));
         let others = if removes { &touched } else { &removed };
         if others.iter().any(near) {
             continue;
@@ -355,13 +356,11 @@ fn layer(changes: &[Change], present: &mut BTreeMap<String, char>) -> Vec<u8> {
                 .unwrap();
                 gone(present);
             }
-            Change::Opaque(_) if is == Some('d') && below.get(path) == Some(&'d') => {
-                tar.append_data(
-                    &mut header(tar::EntryType::Directory, 0, 0o700),
-                    path,
-                    &[][..],
-                )
-                .unwrap();
+            Change::Opaque(_, listed) if is == Some('d') && below.get(path) == Some(&'d') => {
+                if *listed {
+                    let mut header = header(tar::EntryType::Directory, 0, 0o700);
+                    tar.append_data(&mut header, path, &[][..]).unwrap();
+                }
                 tar.append_data(
                     &mut header(tar::EntryType::Regular, 0, 0o644),
                     format!("{path}/.wh..wh..opq"),
@@ -374,7 +373,10 @@ fn layer(changes: &[Change], present: &mut BTreeMap<String, char>) -> Vec<u8> {
         }
         touched.push(path.clone());
         if removes {
-            removed.push(path.clone());
+            // Below an opaque directory new things may follow.
+            if matches!(change, Change::Whiteout(_)) {
+                removed.push(path.clone());
+            }
             continue;
         }
         // Parents that no layer lists are made.
@@ -428,19 +430,47 @@ fn flattened(cache: &Cache, layers: &[Vec<u8>]) -> Tree {
     Tree::open(cache, &tree).unwrap()
 }
 
+fn agrees_with_umoci(changes: &[Vec<Change>]) {
+    let (directory, cache) = cache();
+    let layers = layers(changes);
+    let image = directory.path().join("image");
+    layout(&image, &layers);
+    let bundle = directory.path().join("bundle");
+    let reference = format!("{}:latest", image.display());
+    tool(
+        "umoci",
+        &["unpack", "--image", &reference, bundle.to_str().unwrap()],
+    );
+    same_as_directory(
+        &cache,
+        &flattened(&cache, &layers),
+        &bundle.join("rootfs"),
+        false,
+    );
+}
+
+/// Directories that no layer lists, made while something below them is hidden.
+#[test]
+fn a_whiteout_hides_nothing_beside_it() {
+    let file = |path: &str| Change::File(path.into(), b"x".to_vec());
+    agrees_with_umoci(&[
+        vec![file("a/b/c/d"), file("a/c/b")],
+        vec![Change::Whiteout("a/b".into())],
+        vec![file("a/b/c/d")],
+    ]);
+    agrees_with_umoci(&[
+        vec![file("a/c/b"), file("a/b/d")],
+        vec![Change::Opaque("a/b".into(), false), file("a/b/c")],
+    ]);
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 60, ..ProptestConfig::default() })]
 
     /// Needs root (umoci restores owners) and umoci.
     #[test]
     fn flattens_as_umoci_extracts(changes in changes()) {
-        let (directory, cache) = cache();
-        let layers = layers(&changes);
-        let image = directory.path().join("image");
-        layout(&image, &layers);
-        let bundle = directory.path().join("bundle");
-        tool("umoci", &["unpack", "--image", &format!("{}:latest", image.display()), bundle.to_str().unwrap()]);
-        same_as_directory(&cache, &flattened(&cache, &layers), &bundle.join("rootfs"), false);
+        agrees_with_umoci(&changes);
     }
 
     #[test]

@@ -74,8 +74,8 @@ pub(super) fn splice_moving(
         return scratch.publish().map(|()| true);
     }
     // A full disk must show while the output is still whole.
-    let growth = |edit: &Edit| edit.len(new).saturating_sub(edit.removed);
-    scratch.reserve(edits.iter().map(growth).sum())?;
+    let new_len: u64 = new.iter().map(|segment| segment.len).sum();
+    scratch.reserve(new_len.saturating_sub(old_len))?;
     drop(scratch);
     let Some(staged) = take_away(path, &file) else {
         return Ok(false);

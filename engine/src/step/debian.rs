@@ -3,6 +3,7 @@
 //! Leaves: `index` (object `index`), `solve` (value `packages`), `package` (objects `pack`, `tree`)
 //! and, on top of them, what their maintainer scripts would have done and matters.
 
+use std::io::Read;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -22,12 +23,15 @@ use crate::tree::unpack::Options;
 use crate::tree::{Kind, Tree, TreePath};
 
 /// Changes when the tree of the same package may change.
-const PACKAGE_VERSION: u32 = 1;
+const PACKAGE_VERSION: u32 = 2;
 /// Changes when the index of the same archives may be stored in another form.
 const INDEX_VERSION: u32 = 1;
 
 /// Changes when the same packages may be finished in another way.
-const FINISH_VERSION: u32 = 1;
+const FINISH_VERSION: u32 = 2;
+
+/// The most that is read of one file to finish packages: a user database, a script.
+const FINISH_MAX_BYTES: u64 = 64 << 20;
 
 /// Packages as the YAML asks for them, and how to reach them.
 pub struct Packages {
@@ -242,7 +246,10 @@ impl finish::Listing for Merged<'_> {
             return Err(std::io::ErrorKind::NotFound.into());
         };
         let mut bytes = Vec::new();
-        std::io::Read::read_to_end(&mut FileReader::open(self.cache, &entry)?, &mut bytes)?;
+        if entry.size() > FINISH_MAX_BYTES {
+            return Err(std::io::ErrorKind::FileTooLarge.into());
+        }
+        FileReader::open(self.cache, &entry)?.read_to_end(&mut bytes)?;
         Ok(bytes)
     }
 }

@@ -122,7 +122,7 @@ impl Step for Manifest {
         let image = self.0.clone();
         Ok(Next::Run(Task {
             // The manifest says it all, wherever it comes from.
-            key: KeyBuilder::new("image", 2)
+            key: KeyBuilder::new("image", 1)
                 .field("manifest", manifest.to_string())
                 .finish(),
             lane: Lane::Network,

@@ -253,6 +253,10 @@ impl Work {
             )
             .hint("name the tar of its modules with tar:, or say tar: none")
         })?;
+        if !found.extents().is_empty() {
+            let reason = format!("its file \"{name}\" is sparse, as no tar is");
+            return Err(StepError::new(self.context.clone(), reason));
+        }
         let reader = FileReader::open(scope.cache, &found).map_err(self.failed())?;
         let options = Options {
             literal_whiteouts: true,

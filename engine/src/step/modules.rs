@@ -16,6 +16,8 @@ use crate::tree::path::is_under;
 use crate::tree::{EntryRef, Kind, Tree, TreePath, TreeWriter};
 
 /// Where packages of merged /usr keep modules.
+/// The longest `modules.order` or `modules.builtin`; real ones have some 100 KB.
+const LIST_MAX_BYTES: u64 = 16 << 20;
 const MODULES: &[u8] = b"usr/lib/modules";
 
 /// Takes the modules of a kernel package's tree; `None` when it has none. `patterns` says which.
@@ -36,6 +38,9 @@ pub(super) fn modules(
         let text = |name: &str| -> std::io::Result<String> {
             let mut text = String::new();
             if let Some(entry) = tree.find(&[root.as_slice(), b"/", name.as_bytes()].concat()) {
+                if entry.size() > LIST_MAX_BYTES {
+                    return Err(std::io::ErrorKind::FileTooLarge.into());
+                }
                 FileReader::open(cache, &entry)?.read_to_string(&mut text)?;
             }
             Ok(text)

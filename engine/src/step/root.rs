@@ -16,7 +16,7 @@ use crate::tree::generate::{Body, Node, generate};
 use crate::tree::{Entry, Tree, TreePath};
 
 /// Changes when the tree for the same layers may change.
-const ROOT_VERSION: u32 = 1;
+const ROOT_VERSION: u32 = 2;
 
 const RESOLV_CONF: &[u8] = b"\n# no resolv.conf configured\n";
 const HOSTS: &[u8] = b"127.0.0.1       localhost\n\

@@ -26,6 +26,8 @@ const CONFIG_MAX_BYTES: u64 = 8 << 20;
 /// The most memory that unpacking xz or lzma may take.
 const XZ_MEMORY_MAX_BYTES: u64 = 256 << 20;
 const CONFIG_START: &[u8] = b"IKCFG_ST";
+/// Marks that are tried; a kernel has one.
+const MARKS_MAX: usize = 16;
 /// What only a kernel's `unzstd` says. (A compressed kernel's wrapper has another copy of it, for
 /// the kernel itself; that is not looked into.)
 const UNZSTD: &[u8] = b"ZSTD-compressed data has an incomplete frame header";
@@ -138,14 +140,20 @@ pub fn compressor(evidence: &Evidence) -> Result<Compressor, KernelError> {
 pub fn look_into(image: impl Read) -> Result<Evidence, KernelError> {
     let payload = payload(image)?;
     let what = payload.what;
-    search(payload.reader.take(KERNEL_MAX_BYTES))
-        .map_err(|source| KernelError::Read { what, source })
+    let found = search(payload.reader.take(KERNEL_MAX_BYTES))
+        .map_err(|source| KernelError::Read { what, source })?;
+    Ok(match found {
+        Evidence::Unzstd if !payload.proper => Evidence::Nothing,
+        found => found,
+    })
 }
 
 /// The kernel proper of an image, unpacked as it is read.
 pub struct Payload<'a> {
     /// What the image is.
     pub what: &'static str,
+    /// Whether it is the kernel proper, and no wrapper of an unknown kind around one.
+    pub proper: bool,
     /// The bytes.
     pub reader: Box<dyn Read + 'a>,
 }
@@ -203,6 +211,10 @@ fn locate(head: &[u8]) -> (&'static str, Option<(u64, u64)>) {
     if at(0, b"MZ") && at(4, b"zimg") {
         return ("EFI zboot", number(8).zip(number(12)));
     }
+    // The arm64 and RISC-V header (Documentation/arch/arm64/booting.rst, riscv/boot-image-header.rst).
+    if at(0x38, b"ARM\x64") || at(0x38, b"RSC\x05") {
+        return ("Image", None);
+    }
     ("uncompressed", None)
 }
 
@@ -221,6 +233,7 @@ fn open<'a>(
         .map_err(failed)?;
     let start = magic.clone();
     let whole = io::Cursor::new(magic).chain(reader);
+    let mut proper = true;
     let lzma = |stream: Result<Stream, liblzma::stream::Error>| {
         stream.map_err(|error| failed(io::Error::other(error)))
     };
@@ -246,12 +259,20 @@ fn open<'a>(
         }
         [b'B', b'Z', b'h', ..] => return Err(unsupported("bzip2")),
         [0x89, b'L', b'Z', b'O', ..] => return Err(unsupported("lzo")),
-        _ if plain => Box::new(whole),
-        // An EFI zboot image or bzImage may hold the kernel as it is.
-        [0x7f, b'E', b'L', b'F', ..] | [b'M', b'Z', ..] => Box::new(whole),
+        [0x7f, b'E', b'L', b'F', ..] => Box::new(whole),
+        _ if plain => {
+            proper = what == "Image";
+            Box::new(whole)
+        }
+        // An EFI zboot image may hold the kernel as it is.
+        [b'M', b'Z', ..] => Box::new(whole),
         other => return Err(unsupported(&format!("unknown magic {other:02x?}"))),
     };
-    Ok(Payload { what, reader })
+    Ok(Payload {
+        what,
+        proper,
+        reader,
+    })
 }
 
 /// Looks for `IKCFG_ST` followed by a gzip stream, and for [`UNZSTD`].
@@ -259,20 +280,22 @@ fn search(reader: impl Read) -> io::Result<Evidence> {
     let mut found = Evidence::Nothing;
     let mut reader = BufReader::with_capacity(256 << 10, reader);
     let mut window: Vec<u8> = Vec::new();
-    loop {
-        let mut fresh = Vec::with_capacity(256 << 10);
-        reader.by_ref().take(256 << 10).read_to_end(&mut fresh)?;
-        if fresh.is_empty() {
-            return Ok(found);
-        }
-        window.extend_from_slice(&fresh);
-        if found == Evidence::Nothing && find(&window, UNZSTD).is_some() {
-            found = Evidence::Unzstd;
-        }
-        let Some(at) = find(&window, CONFIG_START) else {
+    for _ in 0..MARKS_MAX {
+        let at = loop {
+            let mut fresh = Vec::with_capacity(256 << 10);
+            reader.by_ref().take(256 << 10).read_to_end(&mut fresh)?;
+            if fresh.is_empty() {
+                return Ok(found);
+            }
+            window.extend_from_slice(&fresh);
+            if found == Evidence::Nothing && find(&window, UNZSTD).is_some() {
+                found = Evidence::Unzstd;
+            }
+            if let Some(at) = find(&window, CONFIG_START) {
+                break at;
+            }
             // Either may lie across two reads.
             window.drain(..window.len().saturating_sub(UNZSTD.len() - 1));
-            continue;
         };
         let rest = window.split_off(at + CONFIG_START.len());
         let mut text = Vec::new();
@@ -288,6 +311,7 @@ fn search(reader: impl Read) -> io::Result<Evidence> {
         // configuration never follows a false mark that closely.
         window = rest;
     }
+    Ok(found)
 }
 
 fn find(haystack: &[u8], needle: &[u8]) -> Option<usize> {
@@ -409,6 +433,18 @@ mod tests {
         let mut image = bz_image(&gzip(b"\x7fELF"));
         image.extend(UNZSTD);
         assert_eq!(look_into(&image[..]).unwrap(), Evidence::Nothing);
+        // An image of an unknown kind may be a wrapper; an arm64 Image is the kernel.
+        let mut image = vec![0; 0x400];
+        image.extend(UNZSTD);
+        assert_eq!(look_into(&image[..]).unwrap(), Evidence::Nothing);
+        image[0x38..0x3c].copy_from_slice(b"ARM\x64");
+        assert_eq!(look_into(&image[..]).unwrap(), Evidence::Unzstd);
+    }
+
+    #[test]
+    fn gives_up_on_marks_without_a_config() {
+        let kernel = [b"\x7fELF", &*CONFIG_START.repeat(100_000)].concat();
+        assert_eq!(look_into(&kernel[..]).unwrap(), Evidence::Nothing);
     }
 
     #[test]

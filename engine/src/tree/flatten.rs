@@ -433,15 +433,11 @@ impl<'a> Merge<'a> {
             // An opaque mark leaves the directory it stands for, too.
             Some(by) => at.get(..=by.path.len()).unwrap_or(at),
         };
-        let rest = self.above.split_off(by.unwrap_or(self.above.len()));
-        self.parents(below)?;
-        self.above.extend(rest);
-        Ok(())
+        self.parents(below)
     }
 
     /// Makes the directories above `at` that no layer has.
     fn parents(&mut self, at: &'a [u8]) -> Result<(), FlattenError> {
-        let visible_from = self.visible_from();
         let have = self
             .above
             .iter()
@@ -469,13 +465,23 @@ impl<'a> Merge<'a> {
             if rule.is_some() {
                 self.rule += 1;
             }
-            self.above.push(Above {
+            // Above marks that stand deeper: what they hide, they hide below themselves only.
+            let place = self
+                .above
+                .iter()
+                .rposition(|above| above.path.len() <= parent.len())
+                .map_or(0, |last| last + 1);
+            let visible_from = place
+                .checked_sub(1)
+                .map_or(0, |last| self.above[last].visible_from);
+            let made = Above {
                 path: parent,
                 blocked_by: None,
                 visible_from,
                 removed_from: 0,
                 made: true,
-            });
+            };
+            self.above.insert(place, made);
             from += slash + 1;
         }
         Ok(())

@@ -6,6 +6,7 @@
 //! indexes. Memory does not depend on the layer but for its index.
 
 use std::io::{self, BufRead, Read, Write};
+use std::panic::resume_unwind;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
 
@@ -22,6 +23,8 @@ use crate::digest::Sha256;
 const BUFFER_BYTES: usize = 256 << 10;
 /// Buffers between the two threads.
 const BUFFERS: usize = 4;
+/// How much of a stream tells its compression.
+const MAGIC_BYTES: usize = 4;
 /// The largest zstd window: what `zstd --long` uses, and no layer needs more.
 const ZSTD_WINDOW_LOG_MAX: u32 = 27;
 
@@ -150,7 +153,7 @@ pub fn unpack<'c>(
         let indexed = index(cache, options, take_chunks, &spent, empty);
         // An indexer that failed stops the other side by hanging up.
         drop(spent);
-        let came = reader.join().unwrap_or(Err(UnpackError::Cancelled));
+        let came = reader.join().unwrap_or_else(|panic| resume_unwind(panic));
         // Damage has many faces: the cause is what comes first here.
         let indexed = indexed?;
         let came = came?;
@@ -298,19 +301,22 @@ impl<R: Read> BufRead for Input<'_, R> {
                 sent.map_err(|_| hung_up(mpsc::RecvError))?;
                 self.buffer = self.spent.recv().map_err(hung_up)?;
             }
-            let count = loop {
-                match self.inner.read(&mut self.buffer) {
+            // The first bytes tell the compression.
+            while self.end < MAGIC_BYTES {
+                match self.inner.read(&mut self.buffer[self.end..]) {
                     Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                     Err(error) => {
                         let kind = error.kind();
                         self.broken = Some(error);
                         return Err(kind.into());
                     }
-                    Ok(count) => break count,
+                    Ok(0) => break,
+                    Ok(count) => {
+                        self.end += count;
+                        self.count += count as u64;
+                    }
                 }
-            };
-            self.end = count;
-            self.count += count as u64;
+            }
             (self.progress)(self.count);
         }
         Ok(&self.buffer[self.at..self.end])

@@ -9,5 +9,6 @@ mod support;
 mod boot;
 mod build;
 mod debian;
+mod descriptions;
 mod failures;
 mod registry;

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 use kiln_engine::build::Format;
+use kiln_engine::source::Mirror;
 
 use crate::exit;
 use crate::machine::Publish;
@@ -96,7 +97,7 @@ reboots, kiln ends with code 0.
 /// `kiln build`.
 #[derive(Debug, Args)]
 pub(crate) struct Build {
-    /// Descriptions, in order
+    /// Descriptions, in order: files, http and https URLs, or - for standard input
     #[arg(required = true, value_name = "FILE")]
     pub(crate) files: Vec<PathBuf>,
     /// Formats, separated by commas [default: kernel+initrd, or tar with --output]
@@ -109,6 +110,9 @@ pub(crate) struct Build {
     /// Print events as JSON, one object a line, on standard output
     #[arg(long)]
     pub(crate) json: bool,
+    /// Print the merged descriptions as YAML, and build nothing
+    #[arg(long)]
+    pub(crate) dry_run: bool,
     /// Where and how to build.
     #[command(flatten)]
     pub(crate) common: Common,
@@ -146,6 +150,15 @@ pub(crate) struct Sources {
     /// Registry that may speak plain http or show any certificate; can be repeated
     #[arg(long, value_name = "HOST[:PORT]")]
     pub(crate) insecure_registry: Vec<String>,
+    /// Place to ask before a registry (all of them unless one is named); can be repeated
+    #[arg(
+        long,
+        value_name = "[REGISTRY=]URL",
+        env = "LINUXKIT_MIRROR",
+        hide_env = true
+    )]
+    #[arg(value_delimiter = ',')]
+    pub(crate) mirror: Vec<Mirror>,
     /// PEM file of a further certificate authority; can be repeated
     #[arg(long, alias = "cert-file", value_name = "PEM")]
     pub(crate) ca_file: Vec<PathBuf>,
@@ -154,7 +167,7 @@ pub(crate) struct Sources {
 /// `kiln lock`.
 #[derive(Debug, Args)]
 pub(crate) struct Lock {
-    /// Descriptions, in order
+    /// Descriptions, in order; the last one is a file
     #[arg(required = true, value_name = "FILE")]
     pub(crate) files: Vec<PathBuf>,
     /// Where and how to build.

@@ -21,6 +21,9 @@ use kiln_engine::build as engine;
 
 pub(super) fn run(arguments: &Build, printer: Printer) -> Result<(), Failure> {
     let request = build_request(arguments)?;
+    if arguments.dry_run {
+        return print_merged(&request, printer);
+    }
     let interruption = watch_signals()?;
     if arguments.json {
         return build_for_programs(&request, &interruption);
@@ -33,6 +36,24 @@ pub(super) fn run(arguments: &Build, printer: Printer) -> Result<(), Failure> {
         printer.done("boot it:", &command);
     }
     Ok(())
+}
+
+/// Prints the merged descriptions.
+fn print_merged(request: &Request, printer: Printer) -> Result<(), Failure> {
+    let progress = Progress::new(printer, Arc::default());
+    let text = engine::describe(request, &progress)
+        .map_err(|error| Failure::of_build(error, &request.cache, 0))?;
+    drop(progress);
+    let written = io::stdout().lock().write_all(text.as_bytes());
+    match written {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Err(Failure::broken_pipe()),
+        Err(error) => Err(Failure::failed(
+            "cannot write to standard output",
+            Some(&error),
+            None,
+        )),
+        Ok(()) => Ok(()),
+    }
 }
 
 /// Installs the signal handlers.
@@ -274,7 +295,6 @@ mod tests {
             "--dir /nowhere a.yml",
             "--arch pdp11 a.yml",
             "--ca-file /nowhere a.yml",
-            "-",
             "..",
         ] {
             let failure = build_request(&arguments(line)).unwrap_err();

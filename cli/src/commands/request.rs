@@ -1,16 +1,23 @@
 //! From flags and environment to the engine's request: every default is filled in here.
 
+use std::borrow::Cow;
 use std::env;
 use std::fs;
+use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use kiln_engine::build::{Destination, Format, Network, Request};
+use kiln_engine::build::{Description, Destination, Format, Network, Request, fetch};
 
 use crate::args::{Common, Sources};
 use crate::failure::Failure;
 use crate::guest;
+
+/// A description is a few kilobytes.
+const STDIN_MAX_BYTES: u64 = 16 << 20;
+
+const DAY: Duration = Duration::from_secs(86_400);
 
 /// Makes the request that all commands share: outputs in a directory.
 pub(super) fn request(
@@ -18,14 +25,6 @@ pub(super) fn request(
     formats: Vec<Format>,
     common: &Common,
 ) -> Result<Request, Failure> {
-    for file in files {
-        if file == Path::new("-") {
-            return Err(Failure::usage(
-                "a description cannot come from standard input",
-                "write it to a file first",
-            ));
-        }
-    }
     let name = output_name(files, common)?;
     let directory = common.dir.clone().unwrap_or_else(|| PathBuf::from("."));
     if !directory.is_dir() {
@@ -35,17 +34,47 @@ pub(super) fn request(
         ));
     }
     let architecture = architecture(common.sources.arch.as_deref())?;
+    let cache = cache_directory(common.sources.cache.as_deref())?;
+    let network = network(&common.sources)?;
     Ok(Request {
-        files: files.to_vec(),
+        descriptions: descriptions(files, &network, &cache)?,
         formats,
         destination: Destination::Directory { directory, name },
         guest: guest::for_architecture(&architecture),
         architecture,
-        cache: cache_directory(common.sources.cache.as_deref())?,
+        cache,
         pull: common.sources.pull,
-        network: network(&common.sources)?,
+        network,
         program: program(),
     })
+}
+
+/// Fetches the descriptions that are no files.
+fn descriptions(
+    files: &[PathBuf],
+    network: &Network,
+    cache: &Path,
+) -> Result<Vec<Description>, Failure> {
+    let is_url = |text: &&str| text.starts_with("http://") || text.starts_with("https://");
+    let describe = |file: &PathBuf| match file.to_str() {
+        Some("-") => {
+            let mut bytes = Vec::new();
+            let read = io::stdin()
+                .lock()
+                .take(STDIN_MAX_BYTES)
+                .read_to_end(&mut bytes);
+            read.map_err(|error| {
+                Failure::failed("cannot read standard input", Some(&error), None)
+            })?;
+            let name = "<stdin>".to_owned();
+            Ok(Description::Text { name, bytes })
+        }
+        Some(url) if is_url(&url) => {
+            fetch(url, network).map_err(|error| Failure::of_build(error, cache, 0))
+        }
+        _ => Ok(Description::File(file.clone())),
+    };
+    files.iter().map(describe).collect()
 }
 
 /// Returns `--name`, else the last file's name without its extension.
@@ -54,8 +83,12 @@ fn output_name(files: &[PathBuf], common: &Common) -> Result<String, Failure> {
         Some(name) => name.clone(),
         None => files
             .last()
-            .and_then(|file| file.file_stem())
-            .map(|stem| stem.to_string_lossy().into_owned())
+            .and_then(|file| match file == Path::new("-") {
+                // What LinuxKit calls it.
+                true => Some("moby".into()),
+                false => file.file_stem().map(|stem| stem.to_string_lossy()),
+            })
+            .map(Cow::into_owned)
             .unwrap_or_default(),
     };
     if name.is_empty() || name.contains(['/', '\0']) || name == "." || name == ".." {
@@ -119,6 +152,7 @@ fn network(sources: &Sources) -> Result<Network, Failure> {
     };
     Ok(Network {
         insecure_registries: sources.insecure_registry.clone(),
+        mirrors: sources.mirror.clone(),
         ca_files: sources.ca_file.clone(),
         docker_config: docker_config(),
         home: env::var_os("HOME")
@@ -138,10 +172,10 @@ fn timeout() -> Result<Option<Duration>, Failure> {
     };
     let seconds = text.to_str().and_then(|text| text.parse::<f64>().ok());
     match seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok()) {
-        Some(timeout) if !timeout.is_zero() => Ok(Some(timeout)),
+        Some(timeout) if !timeout.is_zero() && timeout <= DAY => Ok(Some(timeout)),
         _ => Err(Failure::usage(
             format!("KILN_HTTP_TIMEOUT is \"{}\"", text.display()),
-            "it is a number of seconds: KILN_HTTP_TIMEOUT=60",
+            "it is a number of seconds, up to a day: KILN_HTTP_TIMEOUT=60",
         )),
     }
 }

@@ -5,11 +5,11 @@
 
 use std::path::{Path, PathBuf};
 
-use kiln_cache::{Cache, Key, KeyBuilder};
+use kiln_cache::{Cache, Digest, Key, KeyBuilder};
 use kiln_cache::{FileStamp, Stamp};
 use serde::{Deserialize, Serialize};
 
-use super::{BuildError, Destination, OutputFile, Report, Request};
+use super::{BuildError, Description, Destination, OutputFile, Report, Request};
 
 /// What a stamp keeps of a report.
 #[derive(Serialize, Deserialize)]
@@ -30,10 +30,20 @@ pub(super) struct Inputs {
 fn key(request: &Request) -> Option<Key> {
     let absolute = |path: &Path| std::path::absolute(path).ok();
     let bytes = |path: &Path| path.as_os_str().as_encoded_bytes().to_vec();
-    let files: Option<Vec<_>> = request.files.iter().map(|path| absolute(path)).collect();
-    let mut key = KeyBuilder::new("build", 1)
+    let descriptions: Option<Vec<_>> = request
+        .descriptions
+        .iter()
+        .map(|description| match description {
+            Description::File(path) => Some([b"file", &*bytes(&absolute(path)?)].concat()),
+            Description::Text { name, bytes } => {
+                let digest = Digest::of(bytes);
+                Some([b"text", &digest.as_bytes()[..], name.as_bytes()].concat())
+            }
+        })
+        .collect();
+    let mut key = KeyBuilder::new("build", 2)
         .field("program", &request.program)
-        .list("files", files?.iter().map(|path| bytes(path)))
+        .list("descriptions", descriptions?)
         .list(
             "formats",
             request.formats.iter().map(|format| format.name()),

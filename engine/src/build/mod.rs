@@ -7,6 +7,7 @@ mod fresh;
 mod plan;
 mod write;
 
+use std::borrow::Cow;
 use std::io::{self, Write};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -19,6 +20,7 @@ use crate::event::{Event, Listener};
 use crate::format::FormatError;
 use crate::format::assemble::replace;
 use crate::lockfile::{Lock, LockError};
+use crate::source::Mirror;
 use crate::spec::{SpecError, SpecErrors};
 use crate::step::scheduler::{Graph, RunError, run as run_graph};
 use crate::step::system::System;
@@ -80,6 +82,8 @@ pub enum Destination {
 pub struct Network {
     /// Registries (`host` or `host:port`) that may speak plain http or show any certificate.
     pub insecure_registries: Vec<String>,
+    /// Places that are asked before a registry.
+    pub mirrors: Vec<Mirror>,
     /// PEM files of further certificate authorities.
     pub ca_files: Vec<PathBuf>,
     /// Docker's `config.json`, for credentials.
@@ -96,11 +100,36 @@ pub struct Network {
     pub no_proxy: Option<String>,
 }
 
+/// A description: YAML, and where it is.
+#[derive(Debug, Clone)]
+pub enum Description {
+    /// A file, which is read again by every build that its stat does not spare.
+    File(PathBuf),
+    /// What came from elsewhere: standard input, a URL.
+    Text {
+        /// What errors call it.
+        name: String,
+        /// The YAML.
+        bytes: Vec<u8>,
+    },
+}
+
+impl Description {
+    /// Returns what errors call it.
+    #[must_use]
+    pub fn name(&self) -> Cow<'_, str> {
+        match self {
+            Self::File(path) => path.to_string_lossy(),
+            Self::Text { name, .. } => name.into(),
+        }
+    }
+}
+
 /// One build.
 #[derive(Debug, Clone)]
 pub struct Request {
-    /// The YAML files, in order.
-    pub files: Vec<PathBuf>,
+    /// The descriptions, in order.
+    pub descriptions: Vec<Description>,
     /// What to write.
     pub formats: Vec<Format>,
     /// Where to.
@@ -274,10 +303,17 @@ pub fn run(
     }
     let cache = Cache::open(&request.cache)?;
     let mut attempt = 1;
+    let mut stream = Stream {
+        inner: stdout,
+        begun: false,
+    };
     loop {
-        match once(request, &cache, listener, cancel, stdout) {
+        match once(request, &cache, listener, cancel, &mut stream) {
             // A damaged object was set aside when it was found: its step runs again.
-            Err(error) if error.lost_object() && attempt < ATTEMPTS => attempt += 1,
+            // What a stream has taken cannot be taken back.
+            Err(error) if error.lost_object() && attempt < ATTEMPTS && !stream.begun => {
+                attempt += 1;
+            }
             Err(error) => return Err(error),
             Ok(mut report) => {
                 report.duration = began.elapsed();
@@ -291,20 +327,35 @@ pub fn run(
     }
 }
 
+/// A stream that remembers whether anything was written to it.
+struct Stream<'a> {
+    inner: &'a mut dyn Write,
+    begun: bool,
+}
+
+impl Write for Stream<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.begun |= !bytes.is_empty();
+        self.inner.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.inner.flush()
+    }
+}
+
 /// Returns what the catalogue is told of a finished build.
 fn used(request: &Request, report: &Report) -> kiln_cache::Build {
     let now = SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .unwrap_or_default();
-    let label = request
-        .files
-        .last()
-        .and_then(|file| file.file_name())
-        .unwrap_or_default();
+    let name = request.descriptions.last().map(Description::name);
+    let name = name.unwrap_or_default();
+    let label = name.rsplit('/').next().unwrap_or_default();
     kiln_cache::Build {
         at_ns: i64::try_from(now.as_nanos()).unwrap_or(i64::MAX),
         duration_ns: u64::try_from(report.duration.as_nanos()).unwrap_or(u64::MAX),
-        label: label.to_string_lossy().into_owned(),
+        label: label.to_owned(),
         actions: report
             .graph
             .nodes
@@ -324,7 +375,11 @@ fn once(
 ) -> Result<Report, BuildError> {
     let mut planned = plan::plan(request, listener)?;
     let root: Arc<dyn Step> = Arc::new(System::new(planned.plan.clone()));
-    let (result, graph) = run_graph(cache, listener, cancel, &root)?;
+    let run = run_graph(cache, listener, cancel, &root);
+    for note in planned.registry.take_notes() {
+        listener.event(&Event::Warning(note));
+    }
+    let (result, graph) = run?;
     let (outputs, stamps) = write::write(request, cache, listener, cancel, &result, stdout)?;
     let mut report = Report {
         outputs,
@@ -351,6 +406,12 @@ pub fn lock(
     listener: &dyn Listener,
     cancel: &AtomicBool,
 ) -> Result<PathBuf, BuildError> {
+    let Some(Description::File(_)) = request.descriptions.last() else {
+        return Err(BuildError::usage(
+            "a lock file lies beside the description, which is no file here",
+            "write the description to a file first",
+        ));
+    };
     let cache = Cache::open(&request.cache)?;
     // What is there already does not count: it is to be renewed.
     let request = Request {
@@ -359,6 +420,24 @@ pub fn lock(
     };
     let planned = plan::plan_with(&request, listener, &Lock::default())?;
     let lock = plan::resolve(&planned.plan, &cache, listener, cancel)?;
-    replace(&planned.lock_path, lock.render().as_bytes())?;
-    Ok(planned.lock_path)
+    let path = planned.lock_path.unwrap_or_default();
+    replace(&path, lock.render().as_bytes())?;
+    Ok(path)
+}
+
+/// Returns the merged descriptions as YAML, in LinuxKit's `--dry-run` form: nothing is looked up
+/// or built.
+///
+/// # Errors
+/// When a description cannot be read or is wrong.
+pub fn describe(request: &Request, listener: &dyn Listener) -> Result<String, BuildError> {
+    plan::describe(request, listener)
+}
+
+/// Fetches a description over http or https.
+///
+/// # Errors
+/// When the server does not answer with one.
+pub fn fetch(url: &str, network: &Network) -> Result<Description, BuildError> {
+    plan::fetch(url, network)
 }

@@ -13,7 +13,7 @@ use kiln_cache::FileStamp;
 use kiln_cache::{Action, Cache, Digest, Key, KeyBuilder};
 
 use super::fresh::Inputs;
-use super::{BuildError, Request};
+use super::{BuildError, Description, Network, Request};
 use crate::event::{Event, Listener};
 use crate::lockfile::{Lock, LockedImage, LockedPackages};
 use crate::source::credentials::Credentials;
@@ -35,7 +35,7 @@ use crate::step::system::{Init, Plan};
 use crate::step::{Next, Results, Step, StepError};
 use crate::system::files::{FileKind, file_nodes};
 use crate::system::ids::Ids;
-use crate::system::metadata::metadata;
+use crate::system::metadata::{dry_run, metadata};
 use crate::tree::TreePath;
 use crate::tree::directory;
 use crate::tree::generate::{Body, Node};
@@ -48,7 +48,9 @@ pub(super) struct Planned {
     pub(super) plan: Arc<Plan>,
     pub(super) inputs: Inputs,
     /// Where the lock is, or is to be.
-    pub(super) lock_path: PathBuf,
+    pub(super) lock_path: Option<PathBuf>,
+    /// What was asked, for its notes.
+    pub(super) registry: Registry,
 }
 
 impl Planned {
@@ -62,7 +64,9 @@ impl Planned {
 
 /// Plans a request, honouring its lock when there is one.
 pub(super) fn plan(request: &Request, listener: &dyn Listener) -> Result<Planned, BuildError> {
-    let path = lock_path(request)?;
+    let Some(path) = lock_path(request)? else {
+        return plan_with(request, listener, &Lock::default());
+    };
     let mut inputs = Inputs::default();
     let lock = match FileStamp::read(&path, YAML_MAX_BYTES) {
         Ok((stamp, bytes)) => {
@@ -85,17 +89,19 @@ pub(super) fn plan(request: &Request, listener: &dyn Listener) -> Result<Planned
     Ok(planned)
 }
 
-/// Returns `NAME.lock` beside the last YAML, which is the one that names the system.
-fn lock_path(request: &Request) -> Result<PathBuf, BuildError> {
-    let Some(last) = request.files.last() else {
-        return Err(BuildError::usage(
+/// Returns `NAME.lock` beside the last YAML, which is the one that names the system. What is no
+/// file has no lock.
+fn lock_path(request: &Request) -> Result<Option<PathBuf>, BuildError> {
+    match request.descriptions.last() {
+        None => Err(BuildError::usage(
             "no YAML file is given",
             "kiln build FILE.yml",
-        ));
-    };
-    std::path::absolute(last)
-        .map(|path| path.with_extension("lock"))
-        .map_err(BuildError::file(last))
+        )),
+        Some(Description::Text { .. }) => Ok(None),
+        Some(Description::File(last)) => std::path::absolute(last)
+            .map(|path| Some(path.with_extension("lock")))
+            .map_err(BuildError::file(last)),
+    }
 }
 
 /// Plans a request with this lock.
@@ -105,33 +111,85 @@ pub(super) fn plan_with(
     lock: &Lock,
 ) -> Result<Planned, BuildError> {
     let mut inputs = Inputs::default();
-    let spec = read(request, &mut inputs)?;
-    for warning in &spec.warnings {
-        listener.event(&Event::Warning(format!("{}: {warning}", warning.at())));
-    }
+    let spec = read(request, listener, &mut inputs)?;
     let mut planner = Planner::new(request, lock, &mut inputs);
     let plan = planner.plan(spec)?;
+    let registry = planner.registry;
     Ok(Planned {
         plan: Arc::new(plan),
         inputs,
         lock_path: lock_path(request)?,
+        registry,
     })
 }
 
-fn read(request: &Request, inputs: &mut Inputs) -> Result<Spec, BuildError> {
+/// Returns the merged descriptions as YAML.
+pub(super) fn describe(request: &Request, listener: &dyn Listener) -> Result<String, BuildError> {
+    read(request, listener, &mut Inputs::default()).map(|spec| dry_run(&spec))
+}
+
+/// Fetches a description.
+pub(super) fn fetch(url: &str, network: &Network) -> Result<Description, BuildError> {
+    let failed = |error| BuildError::Step(StepError::new(url, error));
+    let bytes = http(network)
+        .get(url, &[], 0)
+        .and_then(|response| response.read_all(YAML_MAX_BYTES))
+        .map_err(failed)?;
+    Ok(Description::Text {
+        name: url.to_owned(),
+        bytes,
+    })
+}
+
+fn read(
+    request: &Request,
+    listener: &dyn Listener,
+    inputs: &mut Inputs,
+) -> Result<Spec, BuildError> {
     let mut whole: Option<Spec> = None;
-    for file in &request.files {
-        let absolute = std::path::absolute(file).map_err(BuildError::file(file))?;
-        let (stamp, bytes) =
-            FileStamp::read(&absolute, YAML_MAX_BYTES).map_err(BuildError::file(file))?;
-        inputs.files.push(stamp);
-        let spec = Spec::parse(&bytes, &file.display().to_string())?;
+    for description in &request.descriptions {
+        let name = description.name();
+        let spec = match description {
+            Description::Text { bytes, .. } => Spec::parse(bytes, &name)?,
+            Description::File(file) => {
+                let absolute = std::path::absolute(file).map_err(BuildError::file(file))?;
+                let (stamp, bytes) =
+                    FileStamp::read(&absolute, YAML_MAX_BYTES).map_err(BuildError::file(file))?;
+                inputs.files.push(stamp);
+                Spec::parse(&bytes, &name)?
+            }
+        };
         match &mut whole {
             None => whole = Some(spec),
             Some(whole) => whole.append(spec)?,
         }
     }
-    Ok(whole.unwrap_or_default())
+    let spec = whole.unwrap_or_default();
+    for warning in &spec.warnings {
+        listener.event(&Event::Warning(format!("{}: {warning}", warning.at())));
+    }
+    Ok(spec)
+}
+
+fn http(network: &Network) -> Http {
+    let no_proxy = network.no_proxy.as_deref().unwrap_or_default().split(',');
+    let limits = HttpOptions::default();
+    Http::new(HttpOptions {
+        timeout_idle: network.timeout.unwrap_or(limits.timeout_idle),
+        timeout_connect: network.timeout.unwrap_or(limits.timeout_connect),
+        ca_files: network.ca_files.clone(),
+        insecure: network.insecure_registries.clone(),
+        proxy: ProxyOptions {
+            http: network.http_proxy.clone(),
+            https: network.https_proxy.clone(),
+            no_proxy: no_proxy
+                .map(str::trim)
+                .filter(|host| !host.is_empty())
+                .map(str::to_owned)
+                .collect(),
+        },
+        ..limits
+    })
 }
 
 struct Planner<'a> {
@@ -147,24 +205,7 @@ struct Planner<'a> {
 impl<'a> Planner<'a> {
     fn new(request: &'a Request, lock: &'a Lock, inputs: &'a mut Inputs) -> Self {
         let network = &request.network;
-        let no_proxy = network.no_proxy.as_deref().unwrap_or_default().split(',');
-        let limits = HttpOptions::default();
-        let http = Http::new(HttpOptions {
-            timeout_idle: network.timeout.unwrap_or(limits.timeout_idle),
-            timeout_connect: network.timeout.unwrap_or(limits.timeout_connect),
-            ca_files: network.ca_files.clone(),
-            insecure: network.insecure_registries.clone(),
-            proxy: ProxyOptions {
-                http: network.http_proxy.clone(),
-                https: network.https_proxy.clone(),
-                no_proxy: no_proxy
-                    .map(str::trim)
-                    .filter(|host| !host.is_empty())
-                    .map(str::to_owned)
-                    .collect(),
-            },
-            ..limits
-        });
+        let http = http(network);
         let credentials = network
             .docker_config
             .clone()
@@ -173,8 +214,8 @@ impl<'a> Planner<'a> {
         let registry = Registry::new(
             http.clone(),
             RegistryOptions {
+                mirrors: network.mirrors.clone(),
                 credentials,
-                ..RegistryOptions::default()
             },
         );
         let now = SystemTime::now()

@@ -3,10 +3,12 @@
 //! Enters: the result of the graph. Leaves: files, and a note per file of what it holds, so that
 //! the next build changes only what differs.
 
-use std::fs;
+use std::fs::{self, File, TryLockError};
 use std::io::Write;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Duration;
 
 use kiln_cache::{Action, Cache, Digest, Key, KeyBuilder};
 use kiln_cache::{FileStamp, Stamp};
@@ -18,9 +20,12 @@ use crate::format::assemble::sweep;
 use crate::format::{PlacedSegment, Segment, Target, assemble};
 use crate::step::segment::{Output, Stored};
 
+/// How often a directory's lock is tried.
+const POLL: Duration = Duration::from_millis(10);
+
 /// Checks what can be checked before any work.
 pub(super) fn check(request: &Request) -> Result<(), BuildError> {
-    if request.files.is_empty() {
+    if request.descriptions.is_empty() {
         return Err(BuildError::usage(
             "no YAML file is given",
             "kiln build FILE.yml",
@@ -61,11 +66,46 @@ pub(super) fn check(request: &Request) -> Result<(), BuildError> {
 /// Checks that a file can have this name.
 fn check_file(path: &Path) -> Result<(), BuildError> {
     let parent = path.parent().filter(|parent| *parent != Path::new(""));
-    fs::metadata(parent.unwrap_or(Path::new("."))).map_err(BuildError::output(path))?;
+    let parent =
+        fs::metadata(parent.unwrap_or(Path::new("."))).map_err(BuildError::output(path))?;
+    if !parent.is_dir() {
+        return Err(BuildError::output(path)(Errno::NOTDIR.into()));
+    }
     if path.is_dir() {
         return Err(BuildError::output(path)(Errno::ISDIR.into()));
     }
     Ok(())
+}
+
+/// Waits until no other kiln, whatever its cache, writes to the directory of `path`: each note then
+/// tells of the file it was made for. A directory that cannot be locked is not.
+fn lock_directory(
+    path: &Path,
+    listener: &dyn Listener,
+    cancel: &AtomicBool,
+) -> Result<Option<File>, BuildError> {
+    let directory = path.parent().unwrap_or(Path::new("/"));
+    let Ok(file) = File::open(directory) else {
+        return Ok(None);
+    };
+    let mut told = false;
+    loop {
+        match file.try_lock() {
+            Ok(()) => return Ok(Some(file)),
+            Err(TryLockError::Error(_)) => return Ok(None),
+            Err(TryLockError::WouldBlock) if cancel.load(Ordering::Relaxed) => {
+                return Err(BuildError::Cancelled);
+            }
+            Err(TryLockError::WouldBlock) => {}
+        }
+        if !told {
+            let shown = directory.display();
+            let text = format!("another kiln writes to {shown}: waiting for it");
+            listener.event(&Event::Warning(text));
+            told = true;
+        }
+        thread::sleep(POLL);
+    }
 }
 
 /// Names the note of an output file.
@@ -111,10 +151,7 @@ pub(super) fn write(
             bytes,
         });
         let absolute = std::path::absolute(&path).map_err(BuildError::output(&path))?;
-        // Whoever else writes there waits, so that each note tells of the file it was made for.
-        let cancelled = || cancel.load(Ordering::Relaxed);
-        let lock = cache.lock_key_unless(&note(&absolute), |_| {}, cancelled)?;
-        let _lock = lock.ok_or(BuildError::Cancelled)?;
+        let _lock = lock_directory(&absolute, listener, cancel)?;
         let (written, stamp) = one(cache, &absolute, &segments, &output.segments)?;
         stamps.push(stamp);
         files.push(OutputFile {

@@ -6,6 +6,7 @@
 //! other host never sees plain http, but for a mirror whose URL says so, and then no password.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::str::FromStr;
 use std::sync::{Mutex, PoisonError};
 
 use ureq::http::Uri;
@@ -28,9 +29,29 @@ pub struct Mirror {
     pub url: String,
 }
 
+impl FromStr for Mirror {
+    type Err = EndpointError;
+
+    /// Reads `[REGISTRY=]URL`.
+    fn from_str(text: &str) -> Result<Self, EndpointError> {
+        let is_url = |text: &str| text.starts_with("http://") || text.starts_with("https://");
+        match text.split_once('=') {
+            _ if is_url(text) => Ok(Self {
+                registry: None,
+                url: text.to_owned(),
+            }),
+            Some((registry, url)) if is_url(url) && !registry.is_empty() => Ok(Self {
+                registry: Some(registry.to_owned()),
+                url: url.to_owned(),
+            }),
+            _ => Err(EndpointError::Mirror(text.to_owned())),
+        }
+    }
+}
+
 /// A mirror or registry that cannot be reached as it is written.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum EndpointError {
+pub enum EndpointError {
     /// A mirror's URL is none.
     #[error("mirror \"{0}\" must start with http:// or https:// and name a host")]
     Mirror(String),

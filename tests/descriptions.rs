@@ -1,0 +1,138 @@
+//! Where descriptions come from, and what they are merged to; places that are asked before a
+//! registry.
+
+use std::fs;
+use std::io::Write;
+use std::process::Stdio;
+
+use super::support::loopback::{Reply, Server};
+use super::support::{Said, Space};
+
+const ONE: &str = "init: [a/b]\nfiles:\n  - {path: etc/one, contents: \"1\\n\"}\n";
+const TWO: &str = "files:\n  - {path: etc/two, contents: \"2\\n\"}\n";
+
+fn with_input(space: &Space, arguments: &[&str], input: &str) -> Said {
+    let mut command = space.command();
+    command.args(arguments);
+    command.stdin(Stdio::piped());
+    command.stdout(Stdio::piped());
+    command.stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    child
+        .stdin
+        .take()
+        .unwrap()
+        .write_all(input.as_bytes())
+        .unwrap();
+    let output = child.wait_with_output().unwrap();
+    Said {
+        code: output.status.code(),
+        stdout: output.stdout,
+        stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+    }
+}
+
+#[test]
+fn a_dry_run_prints_the_merged_description() {
+    let space = Space::new();
+    space.write("one.yml", ONE);
+    space.write("two.yml", TWO);
+    let said = space.kiln(&["build", "--dry-run", "one.yml", "two.yml"]);
+    assert_eq!(said.code, Some(0), "{}", said.stderr);
+    let merged = String::from_utf8(said.stdout).unwrap();
+    let expected = "\
+kernel:
+    image: \"\"
+init:
+    - a/b
+onboot: []
+onshutdown: []
+services: []
+files:
+    - path: etc/one
+      directory: false
+      contents: |
+        1
+      optional: false
+    - path: etc/two
+      directory: false
+      contents: |
+        2
+      optional: false
+volumes: []
+
+";
+    assert_eq!(merged, expected);
+    // Nothing was looked up or written, and the print is a description.
+    assert!(!space.path("cache").exists() && !space.path("two-kernel").exists());
+    let again = with_input(&space, &["build", "--dry-run", "-"], &merged);
+    assert_eq!(String::from_utf8(again.stdout).unwrap(), merged);
+
+    let wrong = with_input(&space, &["build", "--dry-run", "-"], "file: []\n");
+    assert_eq!(wrong.code, Some(3));
+    assert!(wrong.stderr.contains("<stdin>:1:1"), "{}", wrong.stderr);
+}
+
+#[test]
+fn standard_input_and_urls_are_as_good_as_files() {
+    let space = Space::new();
+    let two = space.write("two.yml", TWO);
+    let built = |prefix: &str| fs::read(space.path(&format!("{prefix}.tar"))).unwrap();
+    space.build(&["-f", "tar", "--name", "file", two.to_str().unwrap()]);
+    let said = with_input(&space, &["build", "-f", "tar", "-"], TWO);
+    assert_eq!(said.code, Some(0), "{}", said.stderr);
+    assert!(built("moby") == built("file"));
+    // Other words on the same standard input are another system.
+    let said = with_input(&space, &["build", "-f", "tar", "-"], &TWO.replace('2', "3"));
+    assert_eq!(said.code, Some(0), "{}", said.stderr);
+    assert!(built("moby") != built("file"));
+
+    let server = Server::start(|request| match request.path.as_str() {
+        "/systems/two.yml" => Reply::ok(TWO),
+        _ => Reply::status(404),
+    });
+    let url = format!("http://{}/systems", server.host());
+    space.build(&["-f", "tar", &format!("{url}/two.yml")]);
+    assert!(built("two") == built("file"));
+    let said = space.kiln(&["build", "-f", "tar", &format!("{url}/none.yml")]);
+    assert_eq!(said.code, Some(1));
+    assert!(
+        said.stderr.contains("none.yml") && said.stderr.contains("404"),
+        "{}",
+        said.stderr
+    );
+    assert!(!space.path("none.tar").exists());
+
+    let said = with_input(&space, &["lock", "-"], TWO);
+    assert_eq!(said.code, Some(2), "{}", said.stderr);
+}
+
+#[test]
+fn a_mirror_is_asked_first_and_its_failure_is_told() {
+    let space = Space::new();
+    space.image("app").layer(&[("!init", "from the mirror")]);
+    let (mirror, dead) = (space.loopback(), space.loopback());
+    let host = mirror.reference("").split('/').next().unwrap().to_owned();
+    let gone = dead.reference("").split('/').next().unwrap().to_owned();
+    drop(dead);
+    space.write("system.yml", "init: [registry.invalid/app:latest]\n");
+    let flag = format!("registry.invalid=http://{host}");
+    space.build(&["-f", "tar", "--mirror", &flag, "system.yml"]);
+
+    space.write("system.yml", &format!("init: [\"{host}/app:latest\"]\n"));
+    let flag = format!("{host}=http://{gone}");
+    let said = space.build(&["-f", "tar", "--pull", "--mirror", &flag, "system.yml"]);
+    assert!(
+        said.stderr.contains("warning") && said.stderr.contains(&gone),
+        "{}",
+        said.stderr
+    );
+
+    let said = space.kiln(&["build", "--mirror", "ftp://x", "system.yml"]);
+    assert_eq!(said.code, Some(2));
+    assert!(
+        said.stderr.contains("must start with http:// or https://"),
+        "{}",
+        said.stderr
+    );
+}

@@ -449,6 +449,75 @@ fn agrees_with_umoci(changes: &[Vec<Change>]) {
     );
 }
 
+/// A real Debian system in three real layers: set-user-ID programs, hard links, thousands of files,
+/// a directory made opaque, another one removed. Needs root, mmdebstrap and umoci.
+#[test]
+fn a_real_system_flattens_as_umoci_extracts_it() {
+    let (directory, cache) = cache();
+    let path = |name: &str| directory.path().join(name).to_str().unwrap().to_owned();
+    let (root, layout, bundle) = (path("root"), path("layout"), path("bundle"));
+    let packages = "--include=base-files,bash,coreutils,passwd,perl-base,tzdata";
+    let quick = ["--quiet", "--mode=root", "--variant=extract", packages];
+    tool("mmdebstrap", &[&quick[..], &["bookworm", &root]].concat());
+    let image = format!("{layout}:latest");
+    tool("umoci", &["init", "--layout", &layout]);
+    tool("umoci", &["new", "--image", &image]);
+    let insert = |arguments: &[&str]| {
+        tool(
+            "umoci",
+            &[&["insert", "--image", &image], arguments].concat(),
+        );
+    };
+    insert(&[&root, "/"]);
+    fs::create_dir(path("doc")).unwrap();
+    fs::write(path("doc/README"), "none").unwrap();
+    insert(&["--opaque", &path("doc"), "/usr/share/doc"]);
+    insert(&["--whiteout", "/usr/share/zoneinfo/Europe"]);
+    tool("umoci", &["unpack", "--image", &image, &bundle]);
+
+    let json = |path: String| -> serde_json::Value {
+        serde_json::from_slice(&fs::read(path).unwrap()).unwrap()
+    };
+    let blob = |descriptor: &serde_json::Value| {
+        let digest = descriptor["digest"].as_str().unwrap();
+        format!(
+            "{layout}/blobs/sha256/{}",
+            digest.strip_prefix("sha256:").unwrap()
+        )
+    };
+    let manifest = json(blob(&json(format!("{layout}/index.json"))["manifests"][0]));
+    let config = json(blob(&manifest["config"]));
+    let layers = manifest["layers"].as_array().unwrap();
+    assert_eq!(layers.len(), 3);
+    let trees: Vec<Digest> = layers
+        .iter()
+        .zip(config["rootfs"]["diff_ids"].as_array().unwrap())
+        .map(|(layer, diff_id)| {
+            let sha256 = |value: &serde_json::Value| value.as_str().unwrap().parse().unwrap();
+            let options = Options {
+                expect: Expect {
+                    digest: Some(sha256(&layer["digest"])),
+                    size: layer["size"].as_u64(),
+                    diff_id: Some(sha256(diff_id)),
+                },
+                ..Options::default()
+            };
+            let file = fs::File::open(blob(layer)).unwrap();
+            unpack(&cache, file, &options, &AtomicBool::new(false), &|_| {})
+                .unwrap()
+                .tree
+        })
+        .collect();
+    let (tree, _) = flatten(&cache, &trees, &Finish::default()).unwrap();
+    let tree = Tree::open(&cache, &tree).unwrap();
+    assert!(
+        tree.find(b"usr/share/doc/bash").is_none() && tree.len() > 2000,
+        "{}",
+        tree.len()
+    );
+    same_as_directory(&cache, &tree, Path::new(&format!("{bundle}/rootfs")), true);
+}
+
 /// Directories that no layer lists, made while something below them is hidden.
 #[test]
 fn a_whiteout_hides_nothing_beside_it() {

@@ -6,7 +6,7 @@ use std::io::Write;
 use std::process::Stdio;
 
 use super::support::loopback::{Reply, Server};
-use super::support::{Said, Space};
+use super::support::{Said, Space, read_tar, tool};
 
 const ONE: &str = "init: [a/b]\nfiles:\n  - {path: etc/one, contents: \"1\\n\"}\n";
 const TWO: &str = "files:\n  - {path: etc/two, contents: \"2\\n\"}\n";
@@ -135,4 +135,60 @@ fn a_mirror_is_asked_first_and_its_failure_is_told() {
         "{}",
         said.stderr
     );
+}
+
+#[test]
+fn a_kernel_is_taken_out_of_its_compressed_image() {
+    let space = Space::new();
+    let root = space.path("root");
+    fs::create_dir(&root).unwrap();
+    fs::write(root.join("kernel"), b"\x7fELF, a kernel").unwrap();
+    tool("gzip", &[root.join("kernel").to_str().unwrap()]);
+    fs::rename(root.join("kernel.gz"), root.join("kernel")).unwrap();
+    let packed = space.image("packed").tree(&root);
+    let plain = space.image("plain").layer(&[("kernel", "a kernel")]);
+    let build = |layout: &str, flags: &[&str]| {
+        space.write(
+            "system.yml",
+            &format!("kernel: {{image: \"oci:{layout}\", tar: none}}\n"),
+        );
+        space.kiln(&[&["build", "-f", "tar", "system.yml"], flags].concat())
+    };
+    let kernel = || read_tar(&space.path("system.tar"))["boot/kernel"].clone();
+    assert_eq!(build(&packed.layout(), &[]).code, Some(0));
+    assert!(kernel().content.starts_with(&[0x1f, 0x8b]));
+    let said = build(&packed.layout(), &["--decompress-kernel"]);
+    assert_eq!(said.code, Some(0), "{}", said.stderr);
+    assert_eq!(kernel().content, b"\x7fELF, a kernel");
+    let said = build(&plain.layout(), &["--decompress-kernel"]);
+    assert_eq!(said.code, Some(1));
+    assert!(said.stderr.contains("not compressed"), "{}", said.stderr);
+}
+
+#[test]
+fn linuxkits_flags_are_taken_or_refused_with_the_reason() {
+    let space = Space::new();
+    space.write("two.yml", TWO);
+    let old = space.write("old.tar", "");
+    let old = old.to_str().unwrap();
+    space.build(&[
+        "-f",
+        "tar",
+        "--no-sbom",
+        "--disable-content-trust",
+        "two.yml",
+    ]);
+    space.build(&["-f", "tar", "--size", "512M", "--input-tar", old, "two.yml"]);
+    for (flags, reason) in [
+        (&["--docker"][..], "docker save"),
+        (&["--size", "much"], "512M"),
+        (&["--input-tar", "none.tar"], "not a file"),
+        (&["--input-tar", old, "--pull"], "cannot be used with"),
+        (&["--input-tar", old, "-o", old], "the same file"),
+    ] {
+        let said = space.kiln(&[&["build", "-f", "tar", "two.yml"], flags].concat());
+        assert_eq!(said.code, Some(2), "{flags:?}: {}", said.stderr);
+        assert!(said.stderr.contains(reason), "{flags:?}: {}", said.stderr);
+    }
+    assert_eq!(fs::read(old).unwrap(), b"");
 }

@@ -116,9 +116,46 @@ pub(crate) struct Build {
     /// Where and how to build.
     #[command(flatten)]
     pub(crate) common: Common,
+    /// Take the kernel out of its compressed image (gzip, xz, zstd, lz4, lzma)
+    #[arg(long)]
+    pub(crate) decompress_kernel: bool,
+    /// What LinuxKit has and kiln does not need.
+    #[command(flatten)]
+    pub(crate) linuxkit: LinuxKit,
+}
+
+/// Flags that scripts made for LinuxKit give. They are checked as LinuxKit does, and change
+/// nothing; or refused with the reason.
+#[derive(Debug, Args)]
+pub(crate) struct LinuxKit {
     /// Accepted for LinuxKit's sake: kiln writes no SBOM
     #[arg(long, hide = true)]
     pub(crate) no_sbom: bool,
+    /// Accepted for LinuxKit's sake: contents are named by their digests
+    #[arg(long, hide = true)]
+    pub(crate) disable_content_trust: bool,
+    /// Accepted for LinuxKit's sake: disk images, which it is for, are not made yet
+    #[arg(long, hide = true, value_name = "SIZE", value_parser = size)]
+    pub(crate) size: Option<u64>,
+    /// Accepted for LinuxKit's sake: kiln knows by itself what changed
+    #[arg(long, hide = true, value_name = "FILE", conflicts_with = "pull")]
+    pub(crate) input_tar: Option<PathBuf>,
+    /// Refused
+    #[arg(long, hide = true)]
+    pub(crate) docker: bool,
+}
+
+/// Reads LinuxKit's sizes: `nM`, `nG`, or a bare number of GiB. Returns MiB.
+fn size(text: &str) -> Result<u64, String> {
+    let (number, unit) = match text.strip_suffix('M') {
+        Some(number) => (number, 1),
+        None => (text.strip_suffix('G').unwrap_or(text), 1024),
+    };
+    let size = number
+        .parse::<u64>()
+        .ok()
+        .and_then(|number| number.checked_mul(unit));
+    size.ok_or_else(|| "a size is written 512M, 4G or 4 (GiB)".to_owned())
 }
 
 /// What everything that builds understands.

@@ -10,7 +10,7 @@ use kiln_engine::build::{Destination, Format, OutputFile, Report, Request};
 use kiln_engine::event::Listener;
 
 use super::request;
-use crate::args::Build;
+use crate::args::{Build, LinuxKit};
 use crate::failure::Failure;
 use crate::signals::Interruption;
 use crate::ui::json::JsonLines;
@@ -133,11 +133,41 @@ fn build_request(arguments: &Build) -> Result<Request, Failure> {
     if formats.is_empty() {
         formats.push(default);
     }
+    check_linuxkit(&arguments.linuxkit, arguments.output.as_deref())?;
     let mut request = request::request(&arguments.files, formats, &arguments.common)?;
+    request.decompress_kernel = arguments.decompress_kernel;
     if let Some(output) = &arguments.output {
         request.destination = one_file(output, &request.formats, arguments.json)?;
     }
     Ok(request)
+}
+
+/// Checks flags that are LinuxKit's alone.
+fn check_linuxkit(flags: &LinuxKit, output: Option<&Path>) -> Result<(), Failure> {
+    if flags.docker {
+        return Err(Failure::usage(
+            "kiln does not read the images of a Docker engine",
+            "save the image and name the file: docker save -o IMAGE.tar IMAGE, then \
+             image: docker-archive:IMAGE.tar",
+        ));
+    }
+    let Some(tar) = &flags.input_tar else {
+        return Ok(());
+    };
+    if !tar.is_file() {
+        let text = format!("--input-tar {} is not a file", tar.display());
+        return Err(Failure::usage(
+            text,
+            "leave it out: kiln knows what changed",
+        ));
+    }
+    if output == Some(tar.as_path()) {
+        return Err(Failure::usage(
+            "--input-tar and --output are the same file",
+            "leave --input-tar out: kiln knows what changed",
+        ));
+    }
+    Ok(())
 }
 
 fn one_file(output: &Path, formats: &[Format], json: bool) -> Result<Destination, Failure> {
@@ -223,7 +253,9 @@ fn boot_command(arguments: &Build, request: &Request) -> Option<String> {
     };
     let plain = arguments.common.name.is_none() && arguments.common.dir.is_none();
     let system = match arguments.files.as_slice() {
-        [file] if plain && arguments.common.sources.arch.is_none() => file.clone(),
+        [file] if plain && file != Path::new("-") && arguments.common.sources.arch.is_none() => {
+            file.clone()
+        }
         _ => strip(directory.join(name)),
     };
     Some(format!("kiln run {}", quoted(&system)))
@@ -296,6 +328,8 @@ mod tests {
             "--arch pdp11 a.yml",
             "--ca-file /nowhere a.yml",
             "..",
+            "--docker a.yml",
+            "--input-tar /nowhere a.yml",
         ] {
             let failure = build_request(&arguments(line)).unwrap_err();
             assert_eq!(failure.code, exit::USAGE, "{line}");

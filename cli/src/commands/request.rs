@@ -43,6 +43,7 @@ pub(super) fn request(
         guest: guest::for_architecture(&architecture),
         architecture,
         cache,
+        decompress_kernel: false,
         pull: common.sources.pull,
         network,
         program: program(),

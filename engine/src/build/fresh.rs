@@ -49,6 +49,7 @@ fn key(request: &Request) -> Option<Key> {
             request.formats.iter().map(|format| format.name()),
         )
         .field("architecture", &request.architecture)
+        .number("decompress", request.decompress_kernel.into())
         // Sources of files are relative to it.
         .field("directory", bytes(&std::env::current_dir().ok()?));
     match &request.destination {

@@ -138,6 +138,8 @@ pub struct Request {
     pub architecture: String,
     /// The cache directory.
     pub cache: PathBuf,
+    /// Whether the kernel is taken out of its compressed image.
+    pub decompress_kernel: bool,
     /// Whether tags and package indexes are looked up anew.
     pub pull: bool,
     /// `init: [kiln]`: the static kiln-init binary for `architecture`, when this kiln carries one.

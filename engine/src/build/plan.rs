@@ -255,6 +255,7 @@ impl<'a> Planner<'a> {
                     tar: kernel.tar_name().map(str::to_owned).filter(|_| !debian),
                     ucode: kernel.ucode_name().map(str::to_owned),
                     modules: kernel.modules.as_ref().map(|modules| modules.value.clone()),
+                    decompress: self.request.decompress_kernel,
                 }))
             }
         };

@@ -12,11 +12,13 @@ use super::image::tree_of;
 use super::root::{Origin, Purpose, Root};
 use super::{Lane, Next, Results, Reuse, Scope, Step, StepError, Task};
 use crate::spec::Modules;
-use crate::system::kernel::{Evidence, KernelConfig, compressor, look_into};
+use crate::system::kernel::{
+    Evidence, KERNEL_MAX_BYTES, KernelConfig, PayloadKind, compressor, look_into, payload,
+};
 use crate::tree::file::FileReader;
 use crate::tree::generate::{Body, MTIME, Node, generate};
 use crate::tree::unpack::{Options, unpack};
-use crate::tree::{Entry, EntryRef, Kind, Tree, TreePath, TreeWriter};
+use crate::tree::{Content, Entry, EntryRef, Kind, Tree, TreePath, TreeWriter};
 
 /// Changes when the same kernel image may give another tree.
 const KERNEL_VERSION: u32 = 2;
@@ -37,6 +39,8 @@ pub struct Kernel {
     pub ucode: Option<String>,
     /// Which modules are kept.
     pub modules: Option<Modules>,
+    /// Whether the kernel is taken out of its compressed image.
+    pub decompress: bool,
 }
 
 impl Kernel {
@@ -77,6 +81,7 @@ impl Step for Kernel {
             tar: self.tar.clone(),
             ucode: self.ucode.clone(),
             modules: self.modules.clone(),
+            decompress: self.decompress,
             tree,
         };
         let text = |option: &Option<String>| option.clone().unwrap_or_default();
@@ -97,6 +102,7 @@ impl Step for Kernel {
                     matches!(self.modules, Some(Modules::Matching(_))).into(),
                 )
                 .list("modules", &patterns)
+                .number("decompress", self.decompress.into())
                 .finish(),
             lane: Lane::Cpu,
             reuse: Reuse::Always,
@@ -113,6 +119,7 @@ struct Work {
     tar: Option<String>,
     ucode: Option<String>,
     modules: Option<Modules>,
+    decompress: bool,
     tree: Digest,
 }
 
@@ -213,19 +220,22 @@ impl Work {
         for entry in made.iter() {
             writer.copy(&entry, 0).map_err(self.failed())?;
         }
-        let mut add = |from: &EntryRef<'_>, to: &str| {
+        let moved = |from: &EntryRef<'_>, to: &str| {
             let entry = from.to_entry();
             let bare = Entry::new(path(to), Kind::File, entry.mode);
-            let entry = Entry {
+            Entry {
                 mtime: MTIME,
                 size: entry.size,
                 content: entry.content,
                 extents: entry.extents,
                 ..bare
-            };
-            writer.add(&entry).map_err(self.failed())
+            }
         };
-        add(kernel, "boot/kernel")?;
+        let kernel = match self.decompress {
+            true => self.decompressed(cache, kernel)?,
+            false => moved(kernel, "boot/kernel"),
+        };
+        writer.add(&kernel).map_err(self.failed())?;
         if let Some(name) = &self.ucode {
             let found = self.file(tree, name)?.ok_or_else(|| {
                 StepError::new(
@@ -233,12 +243,45 @@ impl Work {
                     format!("there is no microcode file \"{name}\" in it"),
                 )
             })?;
-            add(&found, "boot/ucode.cpio")?;
+            let ucode = moved(&found, "boot/ucode.cpio");
+            writer.add(&ucode).map_err(self.failed())?;
         }
         writer
             .finish(cache)
             .map(|(digest, _)| digest)
             .map_err(self.failed())
+    }
+
+    /// Takes the kernel out of its compressed image.
+    fn decompressed(&self, cache: &Cache, image: &EntryRef<'_>) -> Result<Entry, StepError> {
+        let reader = FileReader::open(cache, image).map_err(self.failed())?;
+        let payload = payload(reader).map_err(self.failed())?;
+        if payload.kind != PayloadKind::Unpacked {
+            return Err(StepError::new(
+                self.context.clone(),
+                "its kernel is not compressed, or in a way that is not known",
+            )
+            .hint("leave --decompress-kernel out"));
+        }
+        let mut pack = cache.object_writer().map_err(self.failed())?;
+        let size = std::io::copy(&mut payload.reader.take(KERNEL_MAX_BYTES), &mut pack)
+            .map_err(self.failed())?;
+        let pack = pack.commit().map_err(self.failed())?;
+        let bare = Entry::new(
+            TreePath::from_clean(b"boot/kernel"),
+            Kind::File,
+            image.mode(),
+        );
+        Ok(Entry {
+            mtime: MTIME,
+            size,
+            content: Some(Content {
+                pack,
+                offset: 0,
+                digest: pack,
+            }),
+            ..bare
+        })
     }
 
     /// Unpacks the tar that an image brings its modules in.

@@ -20,7 +20,7 @@ use crate::format::Compressor;
 /// How much of an image's start its headers may need.
 const HEAD_BYTES: usize = 4096;
 /// The most that is read of a decompressed kernel; real ones have up to some 100 MB.
-const KERNEL_MAX_BYTES: u64 = 1 << 30;
+pub const KERNEL_MAX_BYTES: u64 = 1 << 30;
 /// The longest configuration; real ones have up to some 300 KB.
 const CONFIG_MAX_BYTES: u64 = 8 << 20;
 /// The most memory that unpacking xz or lzma may take.
@@ -143,17 +143,28 @@ pub fn look_into(image: impl Read) -> Result<Evidence, KernelError> {
     let found = search(payload.reader.take(KERNEL_MAX_BYTES))
         .map_err(|source| KernelError::Read { what, source })?;
     Ok(match found {
-        Evidence::Unzstd if !payload.proper => Evidence::Nothing,
+        Evidence::Unzstd if payload.kind == PayloadKind::Unknown => Evidence::Nothing,
         found => found,
     })
+}
+
+/// What is inside an image.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PayloadKind {
+    /// A kernel that was compressed.
+    Unpacked,
+    /// A kernel that was not.
+    Plain,
+    /// The image itself, which may be a wrapper of an unknown kind around a kernel.
+    Unknown,
 }
 
 /// The kernel proper of an image, unpacked as it is read.
 pub struct Payload<'a> {
     /// What the image is.
     pub what: &'static str,
-    /// Whether it is the kernel proper, and no wrapper of an unknown kind around one.
-    pub proper: bool,
+    /// What is inside.
+    pub kind: PayloadKind,
     /// The bytes.
     pub reader: Box<dyn Read + 'a>,
 }
@@ -233,7 +244,7 @@ fn open<'a>(
         .map_err(failed)?;
     let start = magic.clone();
     let whole = io::Cursor::new(magic).chain(reader);
-    let mut proper = true;
+    let mut kind = PayloadKind::Unpacked;
     let lzma = |stream: Result<Stream, liblzma::stream::Error>| {
         stream.map_err(|error| failed(io::Error::other(error)))
     };
@@ -259,20 +270,25 @@ fn open<'a>(
         }
         [b'B', b'Z', b'h', ..] => return Err(unsupported("bzip2")),
         [0x89, b'L', b'Z', b'O', ..] => return Err(unsupported("lzo")),
-        [0x7f, b'E', b'L', b'F', ..] => Box::new(whole),
-        _ if plain => {
-            proper = what == "Image";
+        // An EFI zboot image may hold the kernel as it is.
+        [0x7f, b'E', b'L', b'F', ..] => {
+            kind = PayloadKind::Plain;
             Box::new(whole)
         }
-        // An EFI zboot image may hold the kernel as it is.
-        [b'M', b'Z', ..] => Box::new(whole),
+        [b'M', b'Z', ..] if !plain || what == "Image" => {
+            kind = PayloadKind::Plain;
+            Box::new(whole)
+        }
+        _ if plain => {
+            kind = match what {
+                "Image" => PayloadKind::Plain,
+                _ => PayloadKind::Unknown,
+            };
+            Box::new(whole)
+        }
         other => return Err(unsupported(&format!("unknown magic {other:02x?}"))),
     };
-    Ok(Payload {
-        what,
-        proper,
-        reader,
-    })
+    Ok(Payload { what, kind, reader })
 }
 
 /// Looks for `IKCFG_ST` followed by a gzip stream, and for [`UNZSTD`].

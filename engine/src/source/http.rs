@@ -9,6 +9,7 @@
 mod agent;
 mod error;
 mod forward;
+mod resolver;
 mod url;
 
 use std::fmt;

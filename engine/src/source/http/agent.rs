@@ -10,8 +10,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use ureq::http::Uri;
 use ureq::tls::{Certificate, PemItem, RootCerts, TlsConfig, parse_pem};
+use ureq::unversioned::resolver::DefaultResolver;
+use ureq::unversioned::transport::DefaultConnector;
 
 use super::forward::forward_agent;
+use super::resolver::Remembering;
 use super::url::{host, is_bypassed, is_listed, is_loopback, without_userinfo};
 use super::{HttpError, HttpOptions};
 
@@ -104,7 +107,11 @@ fn new_agent(
         .build();
     match proxy {
         Some(proxy) if forwarded => Ok(forward_agent(config, &proxy)),
-        _ => Ok(config.into()),
+        _ => Ok(ureq::Agent::with_parts(
+            config,
+            DefaultConnector::default(),
+            Remembering::<DefaultResolver>::default(),
+        )),
     }
 }
 

@@ -5,6 +5,7 @@
 //! apt-cacher-ng refuse for port 80 — and Debian's mirrors are plain http. For https targets
 //! `CONNECT` is right and ureq does it.
 
+use super::resolver::Remembering;
 use base64::Engine as _;
 use ureq::config::Config;
 use ureq::http::Uri;
@@ -21,7 +22,7 @@ pub(super) fn forward_agent(config: Config, proxy: &ureq::Proxy) -> ureq::Agent 
     });
     let resolver = ToProxy {
         proxy: proxy.uri().clone(),
-        inner: DefaultResolver::default(),
+        inner: Remembering::default(),
     };
     let connector = ().chain(TcpConnector::default()).chain(Forward { authorization });
     ureq::Agent::with_parts(config, connector, resolver)
@@ -31,7 +32,7 @@ pub(super) fn forward_agent(config: Config, proxy: &ureq::Proxy) -> ureq::Agent 
 #[derive(Debug)]
 struct ToProxy {
     proxy: Uri,
-    inner: DefaultResolver,
+    inner: Remembering<DefaultResolver>,
 }
 
 impl Resolver for ToProxy {

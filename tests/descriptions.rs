@@ -2,34 +2,16 @@
 //! registry.
 
 use std::fs;
-use std::io::Write;
-use std::process::Stdio;
 
 use super::support::loopback::{Reply, Server};
-use super::support::{Said, Space, read_tar, tool};
+use super::support::{Said, Space, read_tar, said, tool};
 
 const ONE: &str = "init: [a/b]\nfiles:\n  - {path: etc/one, contents: \"1\\n\"}\n";
 const TWO: &str = "files:\n  - {path: etc/two, contents: \"2\\n\"}\n";
 
 fn with_input(space: &Space, arguments: &[&str], input: &str) -> Said {
-    let mut command = space.command();
-    command.args(arguments);
-    command.stdin(Stdio::piped());
-    command.stdout(Stdio::piped());
-    command.stderr(Stdio::piped());
-    let mut child = command.spawn().unwrap();
-    child
-        .stdin
-        .take()
-        .unwrap()
-        .write_all(input.as_bytes())
-        .unwrap();
-    let output = child.wait_with_output().unwrap();
-    Said {
-        code: output.status.code(),
-        stdout: output.stdout,
-        stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
-    }
+    let input = fs::File::open(space.write("input", input)).unwrap();
+    said(space.command().args(arguments).stdin(input))
 }
 
 #[test]
@@ -71,6 +53,13 @@ volumes: []
     let wrong = with_input(&space, &["build", "--dry-run", "-"], "file: []\n");
     assert_eq!(wrong.code, Some(3));
     assert!(wrong.stderr.contains("<stdin>:1:1"), "{}", wrong.stderr);
+    let endless = with_input(
+        &space,
+        &["build", "--dry-run", "-"],
+        &"# \n".repeat(6 << 20),
+    );
+    assert_eq!(endless.code, Some(1));
+    assert!(endless.stderr.contains("larger than"), "{}", endless.stderr);
 }
 
 #[test]

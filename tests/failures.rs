@@ -70,9 +70,10 @@ fn finished(said: &Said, outcomes: &[&str]) -> BTreeSet<String> {
         .collect()
 }
 
-/// Expects that nothing a failed build had finished was done again by the next one.
+/// Expects that the next build succeeds, and does nothing again that the failed one had finished.
 #[track_caller]
-fn assert_kept(failed: &Said, next: &Said) {
+fn assert_goes_on(failed: &Said, next: &Said) {
+    assert_eq!(next.code, Some(0), "{}", next.stderr);
     let done = finished(failed, &["ran", "unchanged", "cached"]);
     let cached = finished(next, &["cached"]);
     // Files of this machine are looked at each time.

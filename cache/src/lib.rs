@@ -59,7 +59,7 @@ pub use file_stamp::FileStamp;
 pub use info::Info;
 pub use key::{Key, KeyBuilder};
 pub use layout::Cache;
-pub use lock::KeyLock;
+pub use lock::{KeyLock, lock_file_unless};
 pub use object::{Mapping, Object, ObjectWriter};
 pub use spool::Build;
 pub use stamp::{Stale, Stamp};

@@ -84,16 +84,7 @@ impl Cache {
         on_wait: impl FnOnce(u32),
         mut cancelled: impl FnMut() -> bool,
     ) -> Result<Option<KeyLock>> {
-        self.lock_with(key, on_wait, |file| {
-            loop {
-                match file.try_lock() {
-                    Ok(()) => return Ok(true),
-                    Err(TryLockError::Error(error)) => return Err(error),
-                    Err(TryLockError::WouldBlock) if cancelled() => return Ok(false),
-                    Err(TryLockError::WouldBlock) => std::thread::sleep(POLL),
-                }
-            }
-        })
+        self.lock_with(key, on_wait, |file| lock_file_unless(file, &mut cancelled))
     }
 
     fn lock_with(
@@ -146,6 +137,21 @@ fn owner(file: &File) -> u32 {
     let mut text = String::new();
     let _ = Read::take(file, 32).read_to_string(&mut text);
     text.trim().parse().unwrap_or(0)
+}
+
+/// Locks a file (`flock`), waiting for whoever has it until `cancelled`. Returns false then.
+///
+/// # Errors
+/// When the file system has no locks.
+pub fn lock_file_unless(file: &File, mut cancelled: impl FnMut() -> bool) -> io::Result<bool> {
+    loop {
+        match file.try_lock() {
+            Ok(()) => return Ok(true),
+            Err(TryLockError::Error(error)) => return Err(error),
+            Err(TryLockError::WouldBlock) if cancelled() => return Ok(false),
+            Err(TryLockError::WouldBlock) => std::thread::sleep(POLL),
+        }
+    }
 }
 
 #[cfg(test)]

@@ -44,16 +44,7 @@ fn print_merged(request: &Request, printer: Printer) -> Result<(), Failure> {
     let text = engine::describe(request, &progress)
         .map_err(|error| Failure::of_build(error, &request.cache, 0))?;
     drop(progress);
-    let written = io::stdout().lock().write_all(text.as_bytes());
-    match written {
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Err(Failure::broken_pipe()),
-        Err(error) => Err(Failure::failed(
-            "cannot write to standard output",
-            Some(&error),
-            None,
-        )),
-        Ok(()) => Ok(()),
-    }
+    super::print(&text)
 }
 
 /// Installs the signal handlers.

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::env;
 use std::fs;
-use std::io::{self, Read};
+use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -13,9 +13,6 @@ use kiln_engine::build::{Description, Destination, Format, Network, Request, fet
 use crate::args::{Common, Sources};
 use crate::failure::Failure;
 use crate::guest;
-
-/// A description is a few kilobytes.
-const STDIN_MAX_BYTES: u64 = 16 << 20;
 
 const DAY: Duration = Duration::from_secs(86_400);
 
@@ -58,18 +55,8 @@ fn descriptions(
 ) -> Result<Vec<Description>, Failure> {
     let is_url = |text: &&str| text.starts_with("http://") || text.starts_with("https://");
     let describe = |file: &PathBuf| match file.to_str() {
-        Some("-") => {
-            let mut bytes = Vec::new();
-            let read = io::stdin()
-                .lock()
-                .take(STDIN_MAX_BYTES)
-                .read_to_end(&mut bytes);
-            read.map_err(|error| {
-                Failure::failed("cannot read standard input", Some(&error), None)
-            })?;
-            let name = "<stdin>".to_owned();
-            Ok(Description::Text { name, bytes })
-        }
+        Some("-") => Description::read("<stdin>", io::stdin().lock())
+            .map_err(|error| Failure::failed("cannot read standard input", Some(&error), None)),
         Some(url) if is_url(&url) => {
             fetch(url, network).map_err(|error| Failure::of_build(error, cache, 0))
         }

@@ -7,8 +7,10 @@ mod fresh;
 mod plan;
 mod write;
 
+pub use plan::{describe, fetch};
+
 use std::borrow::Cow;
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -26,6 +28,8 @@ use crate::step::scheduler::{Graph, RunError, run as run_graph};
 use crate::step::system::System;
 use crate::step::{Step, StepError};
 
+/// A description is a few kilobytes.
+const YAML_MAX_BYTES: u64 = 16 << 20;
 /// Times a build starts over because the cache lost an object meanwhile.
 const ATTEMPTS: usize = 3;
 
@@ -115,6 +119,21 @@ pub enum Description {
 }
 
 impl Description {
+    /// Reads one from a stream; errors call it `name`.
+    ///
+    /// # Errors
+    /// When the stream breaks or is longer than any description.
+    pub fn read(name: &str, input: impl Read) -> io::Result<Self> {
+        let mut bytes = Vec::new();
+        input.take(YAML_MAX_BYTES + 1).read_to_end(&mut bytes)?;
+        if bytes.len() as u64 > YAML_MAX_BYTES {
+            let text = format!("larger than {YAML_MAX_BYTES} bytes");
+            return Err(io::Error::new(io::ErrorKind::FileTooLarge, text));
+        }
+        let name = name.to_owned();
+        Ok(Self::Text { name, bytes })
+    }
+
     /// Returns what errors call it.
     #[must_use]
     pub fn name(&self) -> Cow<'_, str> {
@@ -425,21 +444,4 @@ pub fn lock(
     let path = planned.lock_path.unwrap_or_default();
     replace(&path, lock.render().as_bytes())?;
     Ok(path)
-}
-
-/// Returns the merged descriptions as YAML, in LinuxKit's `--dry-run` form: nothing is looked up
-/// or built.
-///
-/// # Errors
-/// When a description cannot be read or is wrong.
-pub fn describe(request: &Request, listener: &dyn Listener) -> Result<String, BuildError> {
-    plan::describe(request, listener)
-}
-
-/// Fetches a description over http or https.
-///
-/// # Errors
-/// When the server does not answer with one.
-pub fn fetch(url: &str, network: &Network) -> Result<Description, BuildError> {
-    plan::fetch(url, network)
 }

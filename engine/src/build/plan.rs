@@ -13,7 +13,7 @@ use kiln_cache::FileStamp;
 use kiln_cache::{Action, Cache, Digest, Key, KeyBuilder};
 
 use super::fresh::Inputs;
-use super::{BuildError, Description, Network, Request};
+use super::{BuildError, Description, Network, Request, YAML_MAX_BYTES};
 use crate::event::{Event, Listener};
 use crate::lockfile::{Lock, LockedImage, LockedPackages};
 use crate::source::credentials::Credentials;
@@ -39,9 +39,6 @@ use crate::system::metadata::{dry_run, metadata};
 use crate::tree::TreePath;
 use crate::tree::directory;
 use crate::tree::generate::{Body, Node};
-
-/// A description is a few kilobytes.
-const YAML_MAX_BYTES: u64 = 16 << 20;
 
 /// A plan and what it was made from.
 pub(super) struct Planned {
@@ -123,13 +120,20 @@ pub(super) fn plan_with(
     })
 }
 
-/// Returns the merged descriptions as YAML.
-pub(super) fn describe(request: &Request, listener: &dyn Listener) -> Result<String, BuildError> {
+/// Returns the merged descriptions as YAML, in LinuxKit's `--dry-run` form: nothing is looked up
+/// or built.
+///
+/// # Errors
+/// When a description cannot be read or is wrong.
+pub fn describe(request: &Request, listener: &dyn Listener) -> Result<String, BuildError> {
     read(request, listener, &mut Inputs::default()).map(|spec| dry_run(&spec))
 }
 
-/// Fetches a description.
-pub(super) fn fetch(url: &str, network: &Network) -> Result<Description, BuildError> {
+/// Fetches a description over http or https.
+///
+/// # Errors
+/// When the server does not answer with one.
+pub fn fetch(url: &str, network: &Network) -> Result<Description, BuildError> {
     let failed = |error| BuildError::Step(StepError::new(url, error));
     let bytes = http(network)
         .get(url, &[], 0)

@@ -7,10 +7,8 @@ use std::fs::{self, File, TryLockError};
 use std::io::Write;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread;
-use std::time::Duration;
 
-use kiln_cache::{Action, Cache, Digest, Key, KeyBuilder};
+use kiln_cache::{Action, Cache, Digest, Key, KeyBuilder, lock_file_unless};
 use kiln_cache::{FileStamp, Stamp};
 use rustix::io::Errno;
 
@@ -19,9 +17,6 @@ use crate::event::{Event, Listener};
 use crate::format::assemble::sweep;
 use crate::format::{PlacedSegment, Segment, Target, assemble};
 use crate::step::segment::{Output, Stored};
-
-/// How often a directory's lock is tried.
-const POLL: Duration = Duration::from_millis(10);
 
 /// Checks what can be checked before any work.
 pub(super) fn check(request: &Request) -> Result<(), BuildError> {
@@ -88,23 +83,15 @@ fn lock_directory(
     let Ok(file) = File::open(directory) else {
         return Ok(None);
     };
-    let mut told = false;
-    loop {
-        match file.try_lock() {
-            Ok(()) => return Ok(Some(file)),
-            Err(TryLockError::Error(_)) => return Ok(None),
-            Err(TryLockError::WouldBlock) if cancel.load(Ordering::Relaxed) => {
-                return Err(BuildError::Cancelled);
-            }
-            Err(TryLockError::WouldBlock) => {}
-        }
-        if !told {
-            let shown = directory.display();
-            let text = format!("another kiln writes to {shown}: waiting for it");
-            listener.event(&Event::Warning(text));
-            told = true;
-        }
-        thread::sleep(POLL);
+    if let Err(TryLockError::WouldBlock) = file.try_lock() {
+        let shown = directory.display();
+        let text = format!("another kiln writes to {shown}: waiting for it");
+        listener.event(&Event::Warning(text));
+    }
+    match lock_file_unless(&file, || cancel.load(Ordering::Relaxed)) {
+        Ok(true) => Ok(Some(file)),
+        Ok(false) => Err(BuildError::Cancelled),
+        Err(_) => Ok(None),
     }
 }
 

@@ -5,7 +5,6 @@
 //! apt-cacher-ng refuse for port 80 — and Debian's mirrors are plain http. For https targets
 //! `CONNECT` is right and ureq does it.
 
-use super::resolver::Remembering;
 use base64::Engine as _;
 use ureq::config::Config;
 use ureq::http::Uri;
@@ -13,6 +12,8 @@ use ureq::unversioned::resolver::{DefaultResolver, ResolvedSocketAddrs, Resolver
 use ureq::unversioned::transport::{
     Buffers, ConnectionDetails, Connector, NextTimeout, TcpConnector, Transport,
 };
+
+use super::resolver::Remembering;
 
 /// Makes an agent that sends plain http requests through a proxy that is itself reached by http.
 pub(super) fn forward_agent(config: Config, proxy: &ureq::Proxy) -> ureq::Agent {

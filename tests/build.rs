@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use super::support::{Space, read_tar};
+use super::support::{Space, read_tar, tool};
 
 /// A system with a kernel, an init and two services that share a layer.
 pub(crate) fn system(space: &Space) -> String {
@@ -227,5 +227,23 @@ fn a_damaged_layer_leaves_the_earlier_output_alone() {
             .iter()
             .any(|name| name.to_str().unwrap().contains("tmp")),
         "{left:?}"
+    );
+}
+
+/// `cargo run -- build …` opens the README: it must mean kiln.
+#[test]
+fn cargo_runs_kiln_and_nothing_else() {
+    let manifest = concat!(env!("CARGO_MANIFEST_DIR"), "/../Cargo.toml");
+    let arguments = ["metadata", "--no-deps", "--offline", "--format-version=1"];
+    let said = tool(
+        env!("CARGO"),
+        &[&arguments[..], &["--manifest-path", manifest]].concat(),
+    );
+    let metadata: serde_json::Value = serde_json::from_str(&said).unwrap();
+    let defaults = metadata["workspace_default_members"].as_array().unwrap();
+    assert_eq!(defaults.len(), 1, "{defaults:?}");
+    assert!(
+        defaults[0].as_str().unwrap().contains("/cli#"),
+        "{defaults:?}"
     );
 }

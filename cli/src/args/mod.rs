@@ -2,6 +2,8 @@
 //!
 //! Leaves: what was written, checked for form alone. [`crate::commands`] turns it into requests.
 
+mod schema;
+
 use std::path::PathBuf;
 
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
@@ -10,6 +12,8 @@ use kiln_engine::source::Mirror;
 
 use crate::exit;
 use crate::machine::Publish;
+
+pub(crate) use schema::Schema;
 
 /// Builds minimal bootable Linux systems from OCI images and Debian packages.
 #[derive(Debug, Parser)]
@@ -66,6 +70,9 @@ pub(crate) enum Command {
     /// Pin images and packages: write NAME.lock beside the description
     #[command(after_long_help = exit::HELP)]
     Lock(Lock),
+    /// Print the JSON Schema of descriptions
+    #[command(long_about = schema::ABOUT)]
+    Schema(Schema),
     /// Look at the cache
     #[command(subcommand)]
     Cache(CacheCommand),

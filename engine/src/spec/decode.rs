@@ -25,6 +25,9 @@ pub(super) struct Decoder<'a> {
     pub(super) source: &'a Arc<Source>,
     pub(super) errors: ErrorList,
     pub(super) warnings: Vec<Warning>,
+    /// Path and keys of every mapping that was read, for comparison with the schema.
+    #[cfg(test)]
+    pub(super) opened: Vec<(String, Vec<&'static str>)>,
 }
 
 /// The way from the root to a node, for messages: `services[2].binds[0]`.
@@ -46,7 +49,18 @@ impl fmt::Display for Path<'_> {
     }
 }
 
-impl Decoder<'_> {
+impl<'a> Decoder<'a> {
+    /// Starts on a source.
+    pub(super) fn new(source: &'a Arc<Source>) -> Self {
+        Self {
+            source,
+            errors: ErrorList::default(),
+            warnings: Vec::new(),
+            #[cfg(test)]
+            opened: Vec::new(),
+        }
+    }
+
     /// Places a byte range.
     pub(super) fn at(&self, range: &Range<usize>) -> Position {
         Position::new(self.source, range.clone())
@@ -349,6 +363,10 @@ impl<'d, 'a, 'n> Fields<'d, 'a, 'n> {
 
     /// Reports the keys nobody asked for.
     pub(super) fn close(self) {
+        #[cfg(test)]
+        self.decoder
+            .opened
+            .push((self.path.to_string(), self.asked.clone()));
         for entry in self.entries {
             let key = entry.key.as_str();
             if self.asked.contains(&key) || self.decoder.errors.is_full() {

@@ -53,7 +53,7 @@ pub const CAPABILITIES: [&str; 41] = [
 ];
 
 /// Resource limits of the OCI specification, without `RLIMIT_`.
-const LIMITS: [&str; 16] = [
+pub(super) const LIMITS: [&str; 16] = [
     "CPU",
     "FSIZE",
     "DATA",
@@ -73,7 +73,7 @@ const LIMITS: [&str; 16] = [
 ];
 
 /// A container or volume name becomes one path component.
-const NAME_MAX_BYTES: usize = 200;
+pub(super) const NAME_MAX_BYTES: usize = 200;
 
 /// `SRC:DST[:OPTS]`
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -189,7 +189,7 @@ pub(super) fn rlimit(text: &str) -> Result<Rlimit, GrammarError> {
             "a limit is NAME,SOFT,HARD, such as nofile,1024,4096",
         ));
     };
-    let upper = name.to_uppercase();
+    let upper = name.to_ascii_uppercase();
     let bare = upper.strip_prefix("RLIMIT_").unwrap_or(&upper);
     if !LIMITS.contains(&bare) {
         let message = format!("unknown rlimit \"{}\"", clip(name));

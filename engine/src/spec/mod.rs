@@ -21,6 +21,7 @@ mod position;
 mod read;
 mod read_container;
 mod read_oci;
+pub mod schema;
 mod yaml;
 
 #[cfg(test)]
@@ -127,11 +128,7 @@ fn decode<T>(
     source: &Arc<Source>,
     read: impl FnOnce(&mut Decoder<'_>) -> Option<T>,
 ) -> Result<(Option<T>, Vec<Warning>), SpecErrors> {
-    let mut decoder = Decoder {
-        source,
-        errors: ErrorList::default(),
-        warnings: Vec::new(),
-    };
+    let mut decoder = Decoder::new(source);
     let value = read(&mut decoder);
     decoder.errors.finish()?;
     Ok((value, decoder.warnings))

@@ -11,5 +11,6 @@ mod build;
 mod debian;
 mod descriptions;
 mod failures;
+mod migrate;
 mod registry;
 mod schema;

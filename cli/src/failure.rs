@@ -114,6 +114,20 @@ impl Failure {
         }
     }
 
+    /// A command that failed and has said why already, as its result.
+    pub(crate) const fn told() -> Self {
+        Self {
+            code: exit::FAILED,
+            problems: Vec::new(),
+        }
+    }
+
+    /// Mistakes in a description.
+    pub(crate) fn of_description(errors: Vec<SpecError>) -> Self {
+        let problems = errors.into_iter().map(Problem::of_spec).collect();
+        Self::one_of(exit::DESCRIPTION, problems)
+    }
+
     const fn one_of(code: u8, problems: Vec<Problem>) -> Self {
         Self { code, problems }
     }
@@ -126,10 +140,7 @@ impl Failure {
     pub(crate) fn of_build(error: BuildError, cache: &Path, signal: u8) -> Self {
         match error {
             BuildError::Cancelled => Self::interrupted(signal),
-            BuildError::Spec(errors) => Self::one_of(
-                exit::DESCRIPTION,
-                errors.into_iter().map(Problem::of_spec).collect(),
-            ),
+            BuildError::Spec(errors) => Self::of_description(errors),
             BuildError::Usage { message, hint } => Self::one(
                 exit::USAGE,
                 Problem {
@@ -183,8 +194,8 @@ impl Failure {
         }
     }
 
-    /// Returns the failure as the last object of `--json`.
-    pub(crate) fn json(&self) -> Value {
+    /// Returns the problems for programs.
+    pub(crate) fn problems_json(&self) -> Vec<Value> {
         let problems = self.problems.iter().map(|problem| {
             let place = problem.place.as_ref().map(|place| {
                 json!({
@@ -202,10 +213,15 @@ impl Failure {
                 "hint": problem.hint,
             })
         });
+        problems.collect()
+    }
+
+    /// Returns the failure as the last object of `--json`.
+    pub(crate) fn json(&self) -> Value {
         json!({
             "event": "error",
             "exit_code": self.code,
-            "errors": problems.collect::<Vec<_>>(),
+            "errors": self.problems_json(),
         })
     }
 }

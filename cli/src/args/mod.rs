@@ -2,6 +2,7 @@
 //!
 //! Leaves: what was written, checked for form alone. [`crate::commands`] turns it into requests.
 
+mod migrate;
 mod schema;
 
 use std::path::PathBuf;
@@ -13,6 +14,7 @@ use kiln_engine::source::Mirror;
 use crate::exit;
 use crate::machine::Publish;
 
+pub(crate) use migrate::Migrate;
 pub(crate) use schema::Schema;
 
 /// Builds minimal bootable Linux systems from OCI images and Debian packages.
@@ -70,6 +72,9 @@ pub(crate) enum Command {
     /// Pin images and packages: write NAME.lock beside the description
     #[command(after_long_help = exit::HELP)]
     Lock(Lock),
+    /// Check descriptions made for LinuxKit
+    #[command(long_about = migrate::ABOUT)]
+    Migrate(Migrate),
     /// Print the JSON Schema of descriptions
     #[command(long_about = schema::ABOUT)]
     Schema(Schema),
@@ -180,7 +185,7 @@ pub(crate) struct Common {
 }
 
 /// Where images and packages come from, and where they are kept.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 pub(crate) struct Sources {
     /// Look tags and package indexes up anew
     #[arg(long)]

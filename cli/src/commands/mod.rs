@@ -3,6 +3,7 @@
 mod build;
 mod cache;
 mod lock;
+mod migrate;
 mod request;
 mod run;
 mod schema;
@@ -23,6 +24,7 @@ pub(crate) fn run(arguments: &Arguments) -> ExitCode {
         Command::Build(build) => build::run(build, printer),
         Command::Run(run) => run::run(run, printer),
         Command::Lock(lock) => lock::run(lock, printer),
+        Command::Migrate(migrate) => migrate::run(migrate, printer),
         Command::Schema(schema) => schema::run(schema),
         Command::Cache(cache) => cache::run(cache),
         Command::Version(version) => version::run(version),

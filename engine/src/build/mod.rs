@@ -4,9 +4,11 @@
 //! environment already filled in by the caller. Leaves: outputs on disk and a [`Report`].
 
 mod fresh;
+mod migrate;
 mod plan;
 mod write;
 
+pub use migrate::{Migration, migrate};
 pub use plan::{describe, fetch};
 
 use std::borrow::Cow;

@@ -13,6 +13,7 @@ mod container;
 mod decode;
 mod error;
 mod grammar;
+pub mod migrate;
 mod model;
 mod nearest;
 mod node;

@@ -10,3 +10,6 @@ pub(crate) mod printer;
 pub(crate) mod progress;
 pub(crate) mod units;
 pub(crate) mod words;
+
+#[cfg(test)]
+mod messages_tests;

@@ -114,7 +114,7 @@ impl<'a> Decoder<'a> {
     pub(super) fn mismatch(&mut self, node: &Node, path: &Path<'_>, expected: &str) {
         let message = format!("expected {expected}, found {}", node.value.describe());
         let hint = match (&node.value, expected) {
-            (Value::Integer(_, text) | Value::Float(text), "a string" | "a string or a number") => {
+            (Value::Integer(_, text) | Value::Float(text), "a string") => {
                 Some(format!("quote it: \"{}\"", clip(text)))
             }
             (Value::Bool(value), "a string") => Some(format!("quote it: \"{value}\"")),

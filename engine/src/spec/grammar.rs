@@ -276,7 +276,7 @@ pub(super) fn container_name(text: &str) -> Result<String, GrammarError> {
         Some(c) => format!("container name \"{}\" contains {c:?}", clip(text)),
         None if text.is_empty() => "container name is empty".to_owned(),
         None if text == "." || text == ".." => {
-            format!("container name \"{text}\" is a directory of its own")
+            format!("container name \"{text}\" stands for another directory")
         }
         None if text.len() > NAME_MAX_BYTES => {
             format!("container name is longer than {NAME_MAX_BYTES} bytes")

@@ -6,7 +6,8 @@
 //!
 //! In reading order: `model`, `container` and `oci` are what a description can say; `grammar` the
 //! small languages inside strings; `yaml` and `node` turn text into a tree; `decode` is the small
-//! decoder that `read`, `read_container` and `read_oci` are written in.
+//! decoder that `read`, `read_container` and `read_oci` are written in. Beside them, [`schema`]
+//! tells editors what a description can say, and [`migrate`] where LinuxKit takes it otherwise.
 
 mod append;
 mod container;

@@ -55,6 +55,7 @@ impl Mount {
                     source.to_owned()
                 }
                 (_, "/dev") => "tmpfs".to_owned(),
+                (_, "") => return Err("mount has neither type nor destination".to_owned()),
                 (_, destination) => {
                     return Err(format!(
                         "mount for destination \"{destination}\" has no type"

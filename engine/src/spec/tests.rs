@@ -81,7 +81,7 @@ fn syntax_errors() {
         ),
         (
             "init: !!binary x\n",
-            "1:16+1 tag !!binary does not fit \"x\"",
+            "1:16+1 tag !!binary does not fit \"x\" | put the bytes into a file, and name it as a source",
         ),
         ("init: !foo [a]\n", "1:12+1 tag !foo is not supported"),
         (

@@ -223,7 +223,16 @@ impl Loader<'_> {
                     clip(&tag.original()),
                     clip(text)
                 );
-                self.report(range, message);
+                let source = self.source;
+                self.errors.push(|| {
+                    let error = Position::new(source, range.clone()).error(message);
+                    match &*tag.original() {
+                        "!!binary" => {
+                            error.with_hint("put the bytes into a file, and name it as a source")
+                        }
+                        _ => error,
+                    }
+                });
                 Value::String(text.to_owned())
             }
         }

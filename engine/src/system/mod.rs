@@ -18,4 +18,6 @@ pub mod volumes;
 mod yaml_text;
 
 #[cfg(test)]
+mod recorded_tests;
+#[cfg(test)]
 mod tests;

@@ -156,6 +156,14 @@ services:
 - {path: /, directory: true}
 - {path: \"a\\0b\", contents: x}
 ",
+    "files:
+- {path: a, contents: x}
+- {path: a/b, contents: x}
+- {path: c/d, contents: x}
+- {path: c, symlink: x}
+- {path: l, symlink: l}
+- {path: l/m, contents: x}
+",
     "files: [{path: a, source: /nowhere/kiln}]\n",
     "files: [{path: a, source: /}]\n",
     "services: [{name: web, image: x}]
@@ -325,7 +333,13 @@ fn messages() {
     let both = format!("{one}--- and second.yml:\n{one}");
     add(&both, &example(&[one.as_bytes(), one.as_bytes()]));
     for (title, yaml) in generated() {
-        add(&format!("({title})"), &example(&[yaml.as_bytes()]));
+        // Only the parser: looking for differences would read the long ones once more.
+        let errors = Spec::parse(yaml.as_bytes(), "system.yml").unwrap_err();
+        let found = Migration {
+            errors: errors.errors().to_vec(),
+            ..Migration::default()
+        };
+        add(&format!("({title})"), &rendered(found));
     }
     add("(a damaged lock file)", &of_lock());
     for label in LABELS {

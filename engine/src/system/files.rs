@@ -3,6 +3,8 @@
 //! Contents of host files are not read and parents not made here; a later node of the same path
 //! replaces an earlier one.
 
+use std::collections::BTreeMap;
+
 use super::ids::Ids;
 use crate::spec::{
     ErrorList, FileContent, FileEntry, MetadataFormat, Position, SpecErrors, relative_path,
@@ -56,8 +58,11 @@ pub enum FileKind {
 pub fn file_nodes(files: &[FileEntry], ids: &Ids) -> Result<Vec<FileNode>, SpecErrors> {
     let mut errors = ErrorList::default();
     let mut nodes = Vec::with_capacity(files.len());
+    let mut placed = Placed::default();
     for file in files {
-        let path = relative_path(&file.path.value).map_err(|message| file.path.at.error(message));
+        let path = relative_path(&file.path.value)
+            .and_then(|path| placed.place(&path, &file.content))
+            .map_err(|message| file.path.at.error(message));
         let (uid, gid) = (
             ids.resolve(file.uid.as_ref()),
             ids.resolve(file.gid.as_ref()),
@@ -73,6 +78,76 @@ pub fn file_nodes(files: &[FileEntry], ids: &Ids) -> Result<Vec<FileNode>, SpecE
     }
     errors.finish()?;
     Ok(nodes)
+}
+
+/// Links on the way to a file are followed this often, as the kernel does.
+const LINKS_MAX: usize = 40;
+
+/// What earlier entries put where; a link has its target, which later paths go through.
+#[derive(Default)]
+struct Placed<'a>(BTreeMap<String, &'a FileContent>);
+
+impl<'a> Placed<'a> {
+    /// Returns where an entry goes, past the links on its way, and takes note of it.
+    fn place(&mut self, path: &str, content: &'a FileContent) -> Result<String, String> {
+        let path = self.through_links(path)?;
+        let below = format!("{path}/");
+        let has_more = || self.0.range(below.clone()..).next();
+        if !matches!(content, FileContent::Directory)
+            && has_more().is_some_and(|(other, _)| other.starts_with(&below))
+        {
+            return Err(format!(
+                "\"{path}\" has files below it, so that it must be a directory"
+            ));
+        }
+        self.0.insert(path.clone(), content);
+        Ok(path)
+    }
+
+    fn through_links(&self, path: &str) -> Result<String, String> {
+        let mut path = path.to_owned();
+        for _ in 0..LINKS_MAX {
+            let above = path.match_indices('/').map(|(end, _)| end);
+            let mut known = above.filter_map(|end| Some((end, *self.0.get(&path[..end])?)));
+            let Some((end, content)) =
+                known.find(|(_, content)| !matches!(content, FileContent::Directory))
+            else {
+                return Ok(path);
+            };
+            let FileContent::Symlink(target) = content else {
+                return Err(format!(
+                    "\"{}\" is a file, so that nothing can be below it",
+                    &path[..end]
+                ));
+            };
+            path = joined(&path[..end], target, &path[end..]);
+        }
+        Err(format!(
+            "there are more than {LINKS_MAX} links on the way to \"{path}\""
+        ))
+    }
+}
+
+/// The path of what is `rest` below a link with this target; `..` stops at the root.
+fn joined(link: &str, target: &str, rest: &str) -> String {
+    let start = match target.starts_with('/') {
+        true => "",
+        false => link.rsplit_once('/').map_or("", |(parent, _)| parent),
+    };
+    let mut parts: Vec<&str> = Vec::new();
+    for part in [start, target, rest]
+        .into_iter()
+        .flat_map(|it| it.split('/'))
+    {
+        match part {
+            "" | "." => {}
+            ".." => {
+                parts.pop();
+            }
+            part => parts.push(part),
+        }
+    }
+    parts.join("/")
 }
 
 fn node(file: &FileEntry, path: String, uid: u32, gid: u32) -> FileNode {
@@ -137,6 +212,66 @@ files:
                 "d Metadata(Json) 600 0:0 false a.yml:7:4",
                 "e Directory 1777 0:0 false a.yml:8:4",
             ]
+        );
+    }
+
+    #[test]
+    fn paths_go_through_links_that_stand_before_them() {
+        let yaml = "files:
+- {path: run, directory: true}
+- {path: var/run, symlink: ../run}
+- {path: var/run/a, contents: ''}
+- {path: abs, symlink: /usr//lib/.}
+- {path: abs/b/c, contents: ''}
+- {path: chain, symlink: abs}
+- {path: chain/d, contents: ''}
+- {path: up, symlink: ../../../up2}
+- {path: up/e, contents: ''}
+- {path: chain, directory: true}
+- {path: chain/f, contents: ''}
+- {path: abs-not/g, contents: ''}
+";
+        let spec = Spec::parse(yaml.as_bytes(), "a.yml").unwrap();
+        let nodes = file_nodes(&spec.files, &Ids::default()).unwrap();
+        let paths: Vec<&str> = nodes.iter().map(|node| node.path.as_str()).collect();
+        assert_eq!(
+            paths,
+            [
+                "run",
+                "var/run",
+                "run/a",
+                "abs",
+                "usr/lib/b/c",
+                "chain",
+                "usr/lib/d",
+                "up",
+                "up2/e",
+                "chain",
+                "chain/f",
+                "abs-not/g",
+            ]
+        );
+    }
+
+    #[test]
+    fn nothing_is_below_a_file() {
+        let yaml = "files:
+- {path: a, contents: ''}
+- {path: a/b, contents: ''}
+- {path: c/d/e, contents: ''}
+- {path: c, symlink: x}
+- {path: l, symlink: l}
+- {path: l/m, contents: ''}
+- {path: a, directory: true}
+- {path: a/b, contents: ''}
+";
+        let spec = Spec::parse(yaml.as_bytes(), "a.yml").unwrap();
+        let errors = file_nodes(&spec.files, &Ids::default()).unwrap_err();
+        assert_eq!(
+            errors.to_string(),
+            "a.yml:3:10: \"a\" is a file, so that nothing can be below it
+a.yml:5:10: \"c\" has files below it, so that it must be a directory
+a.yml:7:10: there are more than 40 links on the way to \"l/m\""
         );
     }
 

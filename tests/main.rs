@@ -11,4 +11,6 @@ mod build;
 mod debian;
 mod descriptions;
 mod failures;
+mod linuxkit;
+mod platforms;
 mod registry;

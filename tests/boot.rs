@@ -38,6 +38,25 @@ impl Machine {
         String::from_utf8_lossy(&fs::read(&self.log).unwrap()).into_owned()
     }
 
+    /// Waits until the machine has powered itself off; returns the console.
+    fn end(&mut self) -> String {
+        let began = Instant::now();
+        let status = loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                break status;
+            }
+            assert!(
+                began.elapsed() < PATIENCE,
+                "it does not end:\n{}",
+                self.console()
+            );
+            std::thread::sleep(Duration::from_millis(100));
+        };
+        let console = self.console();
+        assert!(status.success(), "{status}:\n{console}");
+        console
+    }
+
     /// Waits until the console shows `text`.
     fn expect(&mut self, text: &str) {
         let began = Instant::now();
@@ -137,32 +156,131 @@ fn onboot_runs_in_order_and_the_system_ends_cleanly() {
          files:\n  - path: etc/mark\n    contents: \"the bound file\"\n",
     );
     let mut machine = Machine::boot(&space, &["--accel", "tcg", "order.yml"]);
-    let began = Instant::now();
-    let status = loop {
-        if let Some(status) = machine.child.try_wait().unwrap() {
-            break status;
-        }
-        assert!(
-            began.elapsed() < PATIENCE,
-            "it does not end:\n{}",
-            machine.console()
-        );
-        std::thread::sleep(Duration::from_millis(100));
-    };
-    let console = machine.console();
-    assert!(status.success(), "{status}:\n{console}");
-    let at = |text: &str| {
+    let console = machine.end();
+    assert_order(
+        &console,
+        &[
+            "the first",
+            "1234",
+            "the second",
+            "the bound file",
+            "the service",
+            "the last",
+        ],
+    );
+}
+
+fn assert_order(console: &str, texts: &[&str]) {
+    let at = |text: &&str| {
         console
             .find(text)
             .unwrap_or_else(|| panic!("no \"{text}\" in\n{console}"))
     };
-    let order = [
-        at("the first"),
-        at("1234"),
-        at("the second"),
-        at("the bound file"),
-        at("the service"),
-        at("the last"),
-    ];
+    let order: Vec<usize> = texts.iter().map(at).collect();
     assert!(order.is_sorted(), "{order:?}:\n{console}");
+}
+
+/// What LinuxKit's init does with bundles, in shell: the mounts of runtime.json, then runc.
+const FOREIGN_INIT: &str = r#"#!/bin/busybox sh
+export PATH=/bin:/sbin:/usr/bin:/usr/sbin
+busybox mkdir -p /proc /run /tmp
+busybox mount -t proc proc /proc
+busybox --install -s /bin
+mount -t sysfs sysfs /sys; mount -t devtmpfs dev /dev
+mount -t tmpfs run /run; mount -t tmpfs tmp /tmp
+mount -t cgroup2 cgroup2 /sys/fs/cgroup
+modprobe overlay
+for volume in /containers/volumes/*; do
+    mount -t tmpfs tmpfs $volume/tmp; mkdir $volume/tmp/upper $volume/tmp/work
+    mount -t overlay -o lowerdir=$volume/lower,upperdir=$volume/tmp/upper,workdir=$volume/tmp/work overlay $volume/merged
+done
+for bundle in /containers/onboot/* /containers/services/*; do
+    jq -r '.mounts[] | [.type // "none", .source // "none", .destination, (.options // ["rw"] | join(","))] | join(" ")' $bundle/runtime.json |
+    while read type source destination options; do
+        # LinuxKit's marks a new tmpfs private, which a remount cannot.
+        [ $options = remount,private ] && continue
+        for word in $(echo $options | tr , " "); do
+            case $word in upperdir=* | workdir=*) mkdir -p ${word#*=} ;; esac
+        done
+        mount -t $type -o $options $source $destination
+    done
+    # The kernel's own root cannot be pivoted from.
+    runc run --no-pivot --bundle $bundle $(basename $bundle) </dev/null
+done
+poweroff -f
+"#;
+
+/// LinuxKit's own init, when it was built: `KILN_LINUXKIT_INIT` is a directory with its root, that is
+/// `init`, `bin`, `etc` and so on, merged into `usr`, and with the links that its `runc` and
+/// `containerd` packages add to `etc/init.d`.
+fn linuxkit_init() -> Option<String> {
+    let root = std::env::var("KILN_LINUXKIT_INIT").ok()?;
+    Some(format!(
+        "init:\n  - directory:{root}\n  - debian: {{suite: bookworm, packages: [runc, containerd]}}\nfiles:\n"
+    ))
+}
+
+#[test]
+fn a_foreign_init_runs_the_bundles_with_runc() {
+    let shell = "init:\n  - debian: {suite: bookworm, packages: [busybox-static, runc, jq, kmod]}\n\
+                 files:\n  - {path: init, source: init, mode: \"0755\"}\n";
+    run_bundles(shell, "1024");
+    if let Some(init) = linuxkit_init() {
+        run_bundles(&init, "3072");
+    }
+}
+
+fn run_bundles(init_and_files: &str, memory: &str) {
+    let space = Space::new();
+    space.write("init", FOREIGN_INIT);
+    let run = |command: &str| {
+        format!(
+            "    debian: {{suite: bookworm, packages: [busybox-static]}}\n    command: [/bin/busybox, sh, -c, \"{command}\"]\n"
+        )
+    };
+    let touch = |path: &str| format!("/bin/busybox touch {path} 2>/dev/null");
+    let console =
+        "    devices: [{path: /dev/console, type: c, major: 5, minor: 1, mode: \"0666\"}]\n";
+    let yaml = [
+        "kernel:\n  debian: {suite: bookworm, packages: [linux-image-cloud-amd64]}\n  modules: [overlay]\n  cmdline: console=ttyS0 quiet\n",
+        "onboot:\n  - name: first\n    readonly: true\n    uid: 1234\n",
+        &run(&format!(
+            "echo the first; /bin/busybox id -u; {} || echo cannot write",
+            touch("/x")
+        )),
+        "  - name: second\n    binds: [\"/etc/mark:/mark\", \"data:/data\"]\n",
+        &run(&format!(
+            "echo the second; /bin/busybox cat /mark; echo kept > /data/word; {} && echo can write",
+            touch("/x")
+        )),
+        "services:\n  - name: a-web\n    binds: [\"data:/data:ro\", \"runs:/runs\", \"/dev/console:/dev/console\"]\n    hostname: its-own-name\n    uts: new\n",
+        console,
+        &run(&format!(
+            "exec > /dev/console; echo the service; /bin/busybox hostname; /bin/busybox cat /data/word; {} || echo only reads; echo > /runs/done",
+            touch("/data/x")
+        )),
+        "  - name: b-end\n    pid: host\n    capabilities: [CAP_KILL]\n    binds: [\"runs:/runs:ro\"]\n",
+        &run("until [ -e /runs/done ]; do /bin/busybox sleep 1; done; /bin/busybox kill -USR2 1"),
+        "volumes:\n  - name: data\n  - name: runs\n",
+        init_and_files,
+        "  - {path: etc/mark, contents: \"the bound file\\n\", mode: \"0644\"}\n",
+    ];
+    space.write("foreign.yml", &yaml.concat());
+    let arguments = ["--accel", "tcg", "--mem", memory, "foreign.yml"];
+    let console = Machine::boot(&space, &arguments).end();
+    assert_order(
+        &console,
+        &[
+            "the first",
+            "1234",
+            "cannot write",
+            "the second",
+            "the bound file",
+            "can write",
+            "the service",
+            "its-own-name",
+            "kept",
+            "only reads",
+        ],
+    );
 }

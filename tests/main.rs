@@ -11,6 +11,8 @@ mod build;
 mod debian;
 mod descriptions;
 mod failures;
+mod linuxkit;
 mod migrate;
+mod platforms;
 mod registry;
 mod schema;

@@ -2,6 +2,7 @@
 
 pub(crate) mod disk;
 pub(crate) mod images;
+pub(crate) mod layout;
 pub(crate) mod loopback;
 pub(crate) mod registry;
 #[path = "../../engine/tests/source/server.rs"]

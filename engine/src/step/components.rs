@@ -3,9 +3,10 @@
 //! Enters: a [`Plan`]. Leaves: [`Fragments`], in the order of outputs: what changes most comes last.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io::Read;
 use std::sync::Arc;
 
-use kiln_cache::{Action, Digest};
+use kiln_cache::{Action, Cache, Digest};
 
 use super::generated::Generated;
 use super::image::tree_of;
@@ -18,10 +19,16 @@ use crate::system::bundle::{bundle_path, config_json, root_path, runtime_json};
 use crate::system::container::ImageConfig;
 use crate::system::label;
 use crate::system::volumes::{Volumes, volume_path};
+use crate::tree::file::FileReader;
 use crate::tree::generate::{Body, Node};
 use crate::tree::path::{is_under, parent};
 use crate::tree::view::follow;
 use crate::tree::{Kind, Tree, TreePath};
+
+/// Where Alpine's apk keeps what is installed.
+const APK_DATABASE: &str = "lib/apk/db/installed";
+/// Alpine's largest are a few megabytes.
+const APK_DATABASE_MAX: u64 = 64 << 20;
 
 /// The fragments of a system.
 pub(crate) struct Fragments {
@@ -52,7 +59,10 @@ pub(crate) fn fragments(plan: &Plan, got: &Results<'_>) -> Known<Fragments> {
     volumes(plan, &roots, got, &mut pending)?;
     let warnings = containers(plan, &roots, got, &mut pending)?;
     let kernel = roots.kernel.as_ref().and_then(|step| got.get(&**step));
-    let init = roots.init(kernel.as_deref(), got)?;
+    let init = match roots.init(kernel.as_deref(), got)? {
+        Ok(init) => init,
+        Err(need) => return Ok(Err(need)),
+    };
     let needed: Need = pending
         .iter()
         .map(|pending| pending.generated.clone())
@@ -199,16 +209,18 @@ impl Roots {
     }
 
     /// Lays the kernel's modules and the init trees over each other.
-    fn init(
-        &self,
-        kernel: Option<&Action>,
-        got: &Results<'_>,
-    ) -> Result<Option<Arc<dyn Step>>, StepError> {
+    fn init(&self, kernel: Option<&Action>, got: &Results<'_>) -> Known<Option<Arc<dyn Step>>> {
         let done = got.all(&self.init).unwrap_or_default();
         let mut trees: Vec<Digest> = done
             .iter()
             .map(|action| tree_of(action, "init"))
             .collect::<Result<_, _>>()?;
+        if let Some(databases) = apk_databases(got.cache, &trees)? {
+            match got.get(&*databases) {
+                Some(action) => trees.push(tree_of(&action, "init")?),
+                None => return Ok(Err(vec![databases])),
+            }
+        }
         if let Some(modules) = kernel.and_then(|kernel| kernel.output("modules")) {
             // Modules go below init images, which may replace them; but where an image has merged
             // /lib into /usr, they must follow its link, and so go on top.
@@ -221,15 +233,40 @@ impl Roots {
             trees.insert(if merged { trees.len() } else { 0 }, *modules);
         }
         if trees.is_empty() {
-            return Ok(None);
+            return Ok(Ok(None));
         }
         // The root itself is not an entry of outputs.
-        Ok(Some(Arc::new(Stack {
+        Ok(Ok(Some(Arc::new(Stack {
             label: "init".into(),
             trees,
             drop: vec![TreePath::default()],
-        })))
+        }))))
     }
+}
+
+/// Joins the package databases of init images that are Alpine's: each knows its own packages
+/// alone, and the last one would hide the others.
+fn apk_databases(cache: &Cache, trees: &[Digest]) -> Result<Option<Arc<dyn Step>>, StepError> {
+    let mut joined = Vec::new();
+    let mut count = 0;
+    for tree in trees {
+        let tree = Tree::open(cache, tree).map_err(StepError::in_context(APK_DATABASE))?;
+        let entry = tree.find(APK_DATABASE.as_bytes());
+        let Some(entry) = entry.filter(|entry| entry.kind() == Kind::File) else {
+            continue;
+        };
+        count += 1;
+        if entry.size() > APK_DATABASE_MAX {
+            let text = format!("an init image's is {} bytes long", entry.size());
+            return Err(StepError::new(APK_DATABASE, text));
+        }
+        FileReader::open(cache, &entry)
+            .and_then(|mut file| file.read_to_end(&mut joined))
+            .map_err(StepError::in_context(APK_DATABASE))?;
+        joined.extend(b"\n\n");
+    }
+    let node = Node::new(clean(APK_DATABASE), Body::Bytes(joined), 0o644);
+    Ok((count > 1).then(|| generated("init", "apk database", vec![node])))
 }
 
 fn init_source(plan: &Plan) -> String {

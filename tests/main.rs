@@ -8,7 +8,9 @@ mod support;
 
 mod boot;
 mod build;
+mod cache;
 mod debian;
 mod descriptions;
 mod failures;
+mod push;
 mod registry;

@@ -22,7 +22,7 @@ pub(crate) fn run(arguments: &Arguments) -> ExitCode {
         Command::Build(build) => build::run(build, printer),
         Command::Run(run) => run::run(run, printer),
         Command::Lock(lock) => lock::run(lock, printer),
-        Command::Cache(cache) => cache::run(cache),
+        Command::Cache(cache) => cache::run(cache, printer),
         Command::Version(version) => version::run(version),
     };
     ExitCode::from(match result {

@@ -7,6 +7,7 @@ mod fresh;
 mod plan;
 mod write;
 
+pub(crate) use plan::registry;
 pub use plan::{describe, fetch};
 
 use std::borrow::Cow;
@@ -280,17 +281,17 @@ impl From<FormatError> for BuildError {
 }
 
 impl BuildError {
-    fn output(path: &std::path::Path) -> impl FnOnce(io::Error) -> Self {
+    pub(crate) fn output(path: &std::path::Path) -> impl FnOnce(io::Error) -> Self {
         let path = path.to_owned();
         move |source| Self::Output { path, source }
     }
 
-    fn file(path: &std::path::Path) -> impl FnOnce(io::Error) -> Self {
+    pub(crate) fn file(path: &std::path::Path) -> impl FnOnce(io::Error) -> Self {
         let path = path.to_owned();
         move |source| Self::File { path, source }
     }
 
-    fn usage(message: impl Into<String>, hint: &str) -> Self {
+    pub(crate) fn usage(message: impl Into<String>, hint: &str) -> Self {
         Self::Usage {
             message: message.into(),
             hint: Some(hint.to_owned()),

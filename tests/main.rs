@@ -8,11 +8,13 @@ mod support;
 
 mod boot;
 mod build;
+mod cache;
 mod debian;
 mod descriptions;
 mod failures;
 mod linuxkit;
 mod migrate;
 mod platforms;
+mod push;
 mod registry;
 mod schema;

@@ -61,6 +61,15 @@ pub enum CacheError {
         /// A name found in it.
         found: String,
     },
+    /// Living processes use the cache, so it cannot be removed.
+    #[error("cache: {} is in use by {}", path.display(),
+        if *processes == 1 { "another process".to_owned() } else { format!("{processes} other processes") })]
+    InUse {
+        /// The cache directory.
+        path: PathBuf,
+        /// How many of them.
+        processes: usize,
+    },
     /// Another process keeps the catalogue open.
     #[error("cache: the catalogue is in use by another process ({} is locked)", .0.display())]
     CatalogueBusy(PathBuf),

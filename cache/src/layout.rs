@@ -98,7 +98,11 @@ impl Cache {
             }
             Version::Is(_) | Version::Damaged => set_aside(&root)?,
         };
-        Ok(Self {
+        Ok(Self::at(root, boot, set_aside))
+    }
+
+    fn at(root: PathBuf, boot: Boot, set_aside: Option<PathBuf>) -> Self {
+        Self {
             root,
             serial: AtomicU64::new(0),
             boot,
@@ -106,7 +110,7 @@ impl Cache {
             hashed: Mutex::default(),
             local: OnceLock::new(),
             set_aside,
-        })
+        }
     }
 
     /// Returns the directory.
@@ -195,14 +199,34 @@ fn fill(root: &Path) -> Result<()> {
     put_file(root, "version", &format!("{FORMAT}\n"))
 }
 
+/// Opens a cache that is there already; makes and sets aside nothing.
+pub(crate) fn open_existing(root: &Path) -> Result<Cache> {
+    if let Version::Missing = read_version(root)? {
+        // An empty directory, or one whose maker died, is a cache that holds nothing.
+        if let Some(found) = foreign(root)? {
+            return Err(CacheError::NotACache {
+                path: root.to_owned(),
+                found,
+            });
+        }
+    }
+    Ok(Cache::at(root.to_owned(), Boot::current(), None))
+}
+
+/// True for the names that a cache gives to files and directories in its root.
+pub(crate) fn is_ours(name: &str) -> bool {
+    DIRECTORIES.contains(&name)
+        || ["version", "CACHEDIR.TAG", "layout.lock"].contains(&name)
+        || name.starts_with("old-")
+}
+
 /// Returns a name in `root` that no cache has.
 fn foreign(root: &Path) -> Result<Option<String>> {
     for entry in fs::read_dir(root).map_err(CacheError::io("read", root))? {
         let entry = entry.map_err(CacheError::io("read", root))?;
         let name = entry.file_name().to_string_lossy().into_owned();
-        let known = DIRECTORIES.contains(&name.as_str())
-            || ["version", "CACHEDIR.TAG", "layout.lock", "lost+found"].contains(&name.as_str())
-            || name.starts_with("old-")
+        let known = is_ours(&name)
+            || name == "lost+found"
             // What file systems and network shares put anywhere.
             || name.starts_with('.');
         if !known {

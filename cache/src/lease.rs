@@ -279,6 +279,25 @@ impl Cache {
         }
     }
 
+    /// Returns how many other processes are alive that have written to this cache.
+    ///
+    /// # Errors
+    /// When this process cannot take a lease of its own.
+    pub(crate) fn others(&self) -> Result<usize> {
+        let own = self.lease()?;
+        let now = own.file.metadata().and_then(|file| file.modified());
+        let sweep = Sweep {
+            root: self.root(),
+            boot: self.boot.short(),
+            local: self.is_local(),
+            now: now.unwrap_or(SystemTime::UNIX_EPOCH),
+        };
+        let directory = self.root().join("leases");
+        let alive = names(&directory)
+            .filter(|name| name != own.name() && matches!(sweep.owner(name), Owner::Alive));
+        Ok(alive.count())
+    }
+
     /// Returns the objects that living processes rely on, this one included.
     ///
     /// # Errors

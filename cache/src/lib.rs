@@ -46,6 +46,7 @@ pub mod lease;
 pub mod lock;
 pub mod object;
 pub mod record;
+mod remove;
 pub mod spool;
 pub mod stamp;
 mod temporary;

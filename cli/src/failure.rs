@@ -301,6 +301,7 @@ pub(crate) fn cache_hint(error: &CacheError, cache: &Path) -> String {
             _ => format!("if {shown} is no place for a cache, {another}"),
         },
         CacheError::Catalogue { .. } => "it may be deleted: it is made anew".to_owned(),
+        CacheError::InUse { .. } => "wait until the builds that use it are done".to_owned(),
         CacheError::CatalogueBusy(_) => "try again when that process is done".to_owned(),
         CacheError::MissingObject(_) => {
             "run the command again: what is missing is made anew".to_owned()

@@ -2,6 +2,7 @@
 //!
 //! Leaves: what was written, checked for form alone. [`crate::commands`] turns it into requests.
 
+mod cache;
 mod migrate;
 mod schema;
 
@@ -10,6 +11,11 @@ use std::path::PathBuf;
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 use kiln_engine::build::Format;
 use kiln_engine::source::Mirror;
+
+pub(crate) use cache::{
+    CacheClean, CacheCommand, CacheExport, CacheImport, CacheInfo, CachePull, CachePush, CacheRm,
+    ExportFormat,
+};
 
 use crate::exit;
 use crate::machine::Publish;
@@ -78,7 +84,7 @@ pub(crate) enum Command {
     /// Print the JSON Schema of descriptions
     #[command(long_about = schema::ABOUT)]
     Schema(Schema),
-    /// Look at the cache
+    /// Look at the cache, and manage the images in it
     #[command(subcommand)]
     Cache(CacheCommand),
     /// Show the version
@@ -256,24 +262,6 @@ pub(crate) enum Accel {
     Kvm,
     /// QEMU's emulation
     Tcg,
-}
-
-/// `kiln cache`.
-#[derive(Debug, Subcommand)]
-pub(crate) enum CacheCommand {
-    /// Show where the cache is and what it holds
-    Info(CacheInfo),
-}
-
-/// `kiln cache info`.
-#[derive(Debug, Args)]
-pub(crate) struct CacheInfo {
-    /// Cache directory [default: $XDG_CACHE_HOME/kiln or ~/.cache/kiln]
-    #[arg(long, env = "KILN_CACHE", hide_env_values = true, value_name = "DIR")]
-    pub(crate) cache: Option<PathBuf>,
-    /// Print one JSON object
-    #[arg(long)]
-    pub(crate) json: bool,
 }
 
 /// `kiln version`.

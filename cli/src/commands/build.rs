@@ -100,7 +100,7 @@ fn run_engine(
 }
 
 /// Returns standard output without the line buffer that `std::io::stdout` puts before it.
-fn raw_stdout() -> Result<File, Failure> {
+pub(super) fn raw_stdout() -> Result<File, Failure> {
     let owned = io::stdout().as_fd().try_clone_to_owned();
     owned
         .map(File::from)

@@ -26,7 +26,7 @@ pub(crate) fn run(arguments: &Arguments) -> ExitCode {
         Command::Lock(lock) => lock::run(lock, printer),
         Command::Migrate(migrate) => migrate::run(migrate, printer),
         Command::Schema(schema) => schema::run(schema),
-        Command::Cache(cache) => cache::run(cache),
+        Command::Cache(cache) => cache::run(cache, printer),
         Command::Version(version) => version::run(version),
     };
     ExitCode::from(match result {

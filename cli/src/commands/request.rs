@@ -125,7 +125,7 @@ pub(super) fn cache_directory(named: Option<&Path>) -> Result<PathBuf, Failure> 
         })
 }
 
-fn network(sources: &Sources) -> Result<Network, Failure> {
+pub(super) fn network(sources: &Sources) -> Result<Network, Failure> {
     for file in &sources.ca_file {
         if !file.is_file() {
             return Err(Failure::usage(

@@ -17,6 +17,8 @@ pub(crate) fn of(kind: &str) -> Words {
         "image" => ("Read", "Reading", false),
         "directory" => ("Read", "Reading", true),
         "layer" => ("Unpacked", "Unpacking", true),
+        "blob" => ("Fetched", "Fetching", true),
+        "upload" => ("Uploaded", "Uploading", true),
         "index" => ("Indexed", "Indexing", true),
         "solve" => ("Solved", "Solving", true),
         "package" => ("Unpacked", "Unpacking", true),

@@ -9,6 +9,7 @@ mod plan;
 mod write;
 
 pub use migrate::{Migration, migrate};
+pub(crate) use plan::registry;
 pub use plan::{describe, fetch};
 
 use std::borrow::Cow;
@@ -282,17 +283,17 @@ impl From<FormatError> for BuildError {
 }
 
 impl BuildError {
-    fn output(path: &std::path::Path) -> impl FnOnce(io::Error) -> Self {
+    pub(crate) fn output(path: &std::path::Path) -> impl FnOnce(io::Error) -> Self {
         let path = path.to_owned();
         move |source| Self::Output { path, source }
     }
 
-    fn file(path: &std::path::Path) -> impl FnOnce(io::Error) -> Self {
+    pub(crate) fn file(path: &std::path::Path) -> impl FnOnce(io::Error) -> Self {
         let path = path.to_owned();
         move |source| Self::File { path, source }
     }
 
-    fn usage(message: impl Into<String>, hint: &str) -> Self {
+    pub(crate) fn usage(message: impl Into<String>, hint: &str) -> Self {
         Self::Usage {
             message: message.into(),
             hint: Some(hint.to_owned()),

@@ -196,6 +196,21 @@ fn http(network: &Network) -> Http {
     })
 }
 
+/// Makes the access to all registries.
+pub(crate) fn registry(network: &Network) -> (Http, Registry) {
+    let http = http(network);
+    let credentials = network
+        .docker_config
+        .clone()
+        .map(Credentials::from_file)
+        .unwrap_or_default();
+    let options = RegistryOptions {
+        mirrors: network.mirrors.clone(),
+        credentials,
+    };
+    (http.clone(), Registry::new(http, options))
+}
+
 struct Planner<'a> {
     request: &'a Request,
     lock: &'a Lock,
@@ -208,20 +223,7 @@ struct Planner<'a> {
 
 impl<'a> Planner<'a> {
     fn new(request: &'a Request, lock: &'a Lock, inputs: &'a mut Inputs) -> Self {
-        let network = &request.network;
-        let http = http(network);
-        let credentials = network
-            .docker_config
-            .clone()
-            .map(Credentials::from_file)
-            .unwrap_or_default();
-        let registry = Registry::new(
-            http.clone(),
-            RegistryOptions {
-                mirrors: network.mirrors.clone(),
-                credentials,
-            },
-        );
+        let (http, registry) = registry(&request.network);
         let now = SystemTime::now()
             .duration_since(UNIX_EPOCH)
             .map_or(0, |now| now.as_secs());
@@ -353,6 +355,10 @@ impl<'a> Planner<'a> {
             ImageName::OciLayout { path, tag } => {
                 (text.to_owned(), Arc::new(OciLayout::new(path, tag)) as _)
             }
+            ImageName::OciArchive { path, tag } => (
+                text.to_owned(),
+                Arc::new(OciLayout::archive(path, tag)) as _,
+            ),
             ImageName::DockerArchive { path, reference } => (
                 text.to_owned(),
                 Arc::new(DockerArchive::new(path, reference)) as _,

@@ -203,7 +203,7 @@ fn drain(
 ///
 /// The name is `.NAME.kiln-tmp-PID-N`; whoever owns it holds its `flock`, so that the next build
 /// can tell the leavings of the dead from the work of the living.
-pub(super) struct Staged {
+pub(crate) struct Staged {
     file: File,
     staged: PathBuf,
     path: PathBuf,
@@ -212,7 +212,7 @@ pub(super) struct Staged {
 
 impl Staged {
     /// Makes an empty file for the output `path`, and removes what dead builds left there.
-    pub(super) fn create(path: &Path) -> Result<Self, FormatError> {
+    pub(crate) fn create(path: &Path) -> Result<Self, FormatError> {
         sweep(path);
         loop {
             let staged = temporary(path);
@@ -238,7 +238,7 @@ impl Staged {
         }
     }
 
-    pub(super) fn file(&self) -> &File {
+    pub(crate) fn file(&self) -> &File {
         &self.file
     }
 
@@ -262,7 +262,7 @@ impl Staged {
     }
 
     /// Gives the file its final name.
-    pub(super) fn publish(mut self) -> Result<(), FormatError> {
+    pub(crate) fn publish(mut self) -> Result<(), FormatError> {
         fs::rename(&self.staged, &self.path).map_err(FormatError::output("write", &self.path))?;
         self.published = true;
         Ok(())

@@ -26,7 +26,8 @@ const OCTAL_11_MAX: u64 = 0o777_7777_7777;
 /// Version of the bytes: raised whenever a fragment's segment may come out differently.
 pub const VERSION: u32 = 1;
 
-/// Writes the tar segment of a fragment. Links in `plan` name paths of this segment or of
+/// Writes the tar segment of a fragment; one without source and location gets no such records.
+/// Links in `plan` name paths of this segment or of
 /// segments before it.
 ///
 /// # Errors
@@ -114,7 +115,11 @@ impl Writer<'_> {
         };
         let size = if kind == b'0' { entry.size() } else { 0 };
         let mut records = Records::default();
-        for (key, value) in self.provenance {
+        for (key, value) in self
+            .provenance
+            .iter()
+            .filter(|(_, value)| !value.is_empty())
+        {
             records.add(key.as_bytes(), value);
         }
         let header = Header {

@@ -11,7 +11,8 @@
 //!   A registry could ask for the password directly, so naming a service gains it nothing.
 //!
 //! A challenge that comes after a redirect to another host is never answered. Whatever the
-//! challenge says, a token is asked for pulling from one repository alone.
+//! challenge says, a token is asked for one repository alone, and for pushing only when an upload
+//! is what the user asked for.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
@@ -46,6 +47,8 @@ pub(super) struct Endpoint {
     pub(super) secrets: bool,
     /// Whether only the host itself can have written its answers.
     pub(super) genuine: bool,
+    /// What a token is asked for: `pull`, or `pull,push` for uploads.
+    pub(super) rights: &'static str,
 }
 
 /// Why a registry's wish for proof was not met.
@@ -97,7 +100,7 @@ impl Auth {
 
     /// Returns the header's value to send at once, when one is known and fresh.
     pub(super) fn known(&self, endpoint: &Endpoint, repository: &str) -> Option<String> {
-        let key = (endpoint.base.clone(), repository.to_owned());
+        let key = key(endpoint, repository);
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         let proof = known.get(&key)?;
         if proof.until.is_some_and(|until| until <= Instant::now()) {
@@ -109,7 +112,7 @@ impl Auth {
 
     /// Forgets a proof that was refused.
     pub(super) fn forget(&self, endpoint: &Endpoint, repository: &str) {
-        let key = (endpoint.base.clone(), repository.to_owned());
+        let key = key(endpoint, repository);
         self.known
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
@@ -149,7 +152,7 @@ impl Auth {
             }
         };
         let header = proof.header.clone();
-        let key = (endpoint.base.clone(), repository.to_owned());
+        let key = key(endpoint, repository);
         self.known
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
@@ -224,7 +227,10 @@ impl Auth {
                 until: None,
             });
         }
-        let scope = format!("repository:{}{repository}:pull", endpoint.prefix);
+        let scope = format!(
+            "repository:{}{repository}:{}",
+            endpoint.prefix, endpoint.rights
+        );
         let result = self.token(realm, service, &scope, credential.as_ref());
         result.map_err(|error| match (error, trouble) {
             (HttpError::Status { status, .. }, Some(reason)) => {
@@ -326,6 +332,11 @@ impl Auth {
             until,
         })
     }
+}
+
+fn key(endpoint: &Endpoint, repository: &str) -> (String, String) {
+    let place = format!("{} {}", endpoint.base, endpoint.rights);
+    (place, repository.to_owned())
 }
 
 /// Tells whether a token service may be sent what is known for an endpoint (see the module's head).

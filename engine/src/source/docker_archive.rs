@@ -74,6 +74,24 @@ impl DockerArchive {
         }
     }
 
+    /// Returns the repository tags of each image in an archive, in its order.
+    pub(crate) fn tags(path: &std::path::Path) -> Result<Vec<Vec<String>>, SourceErrorKind> {
+        let mut archive = Archive::open(path)?;
+        let bytes = archive.read("manifest.json", MANIFEST_SIZE_MAX)?;
+        let entries: Vec<Entry> = serde_json::from_slice(&bytes)
+            .map_err(|error| archive.malformed(format!("manifest.json: {error}")))?;
+        Ok(entries
+            .into_iter()
+            .map(|entry| entry.tags.unwrap_or_default())
+            .collect())
+    }
+
+    /// Returns the chosen image and the platform its config states.
+    pub(crate) fn only(&self) -> Result<(ResolvedImage, Option<Platform>), SourceError> {
+        let opened = self.opened().map_err(|kind| kind.of(&self.name))?;
+        Ok((opened.image.clone(), opened.platform.clone()))
+    }
+
     fn opened(&self) -> Result<Arc<Opened>, SourceErrorKind> {
         let mut opened = self.opened.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(opened) = &*opened {

@@ -194,6 +194,7 @@ fn endpoint(http: &Http, scheme: &str, address: &str) -> Endpoint {
         prefix: String::new(),
         secrets: scheme == "https" || loopback || insecure,
         genuine: loopback || scheme == "https" && !insecure,
+        rights: "pull",
     }
 }
 

@@ -1,4 +1,4 @@
-//! HTTP GET as every source uses it: proxies, own CAs, redirects, retries, idle timeouts.
+//! HTTP as every source uses it, GET above all: proxies, own CAs, redirects, retries, idle timeouts.
 //!
 //! Enters: a URL and headers. Leaves: the status, headers and body stream of a final 2xx answer, or
 //! an error that names URL, status or cause, and the number of attempts. Reading a body through a
@@ -84,6 +84,13 @@ pub struct ProxyOptions {
     pub https: Option<String>,
     /// Hosts reached directly: names, which include their subdomains, or `*`.
     pub no_proxy: Vec<String>,
+}
+
+/// Returns where an answer to `url` says to go on (`Location`), and whether that is the same origin.
+pub(super) fn location(url: &str, headers: &HeaderMap) -> Result<(String, bool), HttpError> {
+    let from = parse_url(url)?;
+    let to = redirected(&from, headers)?;
+    Ok((to.to_string(), same_origin(&from, &to)))
 }
 
 /// A successful answer.
@@ -255,6 +262,50 @@ impl Http {
             form: Some(form),
         };
         self.attempt(url, &request, self.options().attempts)
+    }
+
+    /// Sends a request with a body of known length, once. Redirects are not followed: they are
+    /// errors like any other status but 2xx.
+    ///
+    /// # Errors
+    /// As [`Http::get`].
+    pub(super) fn send_body(
+        &self,
+        method: &str,
+        url: &str,
+        headers: &[(&str, &str)],
+        body: &mut dyn Read,
+        length: u64,
+    ) -> Result<Response, HttpError> {
+        let target = parse_url(url)?;
+        let agent = self.shared.agents.get(self.options(), &target)?;
+        let mut builder = ureq::http::Request::builder()
+            .method(method)
+            .uri(target.clone());
+        for (name, value) in headers {
+            builder = builder.header(*name, *value);
+        }
+        let bad = |error: ureq::http::Error| HttpError::Url {
+            url: shown(&target),
+            reason: error.to_string(),
+        };
+        let answer = if method == "HEAD" {
+            agent.run(builder.body(()).map_err(bad)?)
+        } else {
+            let builder = builder.header("Content-Length", length);
+            agent.run(
+                builder
+                    .body(ureq::SendBody::from_reader(body))
+                    .map_err(bad)?,
+            )
+        };
+        let answer = answer.map_err(|error| connection(shown(&target), error))?;
+        let request = Request {
+            headers: &[],
+            from: 0,
+            form: None,
+        };
+        finish(&target, &request, answer)
     }
 
     fn attempt(

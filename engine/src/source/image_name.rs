@@ -19,6 +19,13 @@ pub enum ImageName {
         /// Value of `org.opencontainers.image.ref.name`, or a manifest's digest.
         tag: Option<String>,
     },
+    /// `oci-archive:PATH[:TAG]`: a tar of such a directory.
+    OciArchive {
+        /// The file.
+        path: PathBuf,
+        /// As in a directory.
+        tag: Option<String>,
+    },
     /// `docker-archive:PATH[:REFERENCE]`: a tar of `docker save` or skopeo.
     DockerArchive {
         /// The file.
@@ -66,6 +73,7 @@ impl ImageName {
         };
         match transport {
             "oci" => split().map(|(path, tag)| Self::OciLayout { path, tag }),
+            "oci-archive" => split().map(|(path, tag)| Self::OciArchive { path, tag }),
             "docker-archive" => {
                 split().map(|(path, reference)| Self::DockerArchive { path, reference })
             }
@@ -73,7 +81,7 @@ impl ImageName {
             _ => Err(fail(
                 0,
                 format!(
-                    "unknown transport \"{transport}\", expected oci, docker-archive or directory"
+                    "unknown transport \"{transport}\", expected oci, oci-archive, docker-archive or directory"
                 ),
             )),
         }
@@ -101,6 +109,10 @@ impl ImageName {
                 path: join(path)?,
                 tag,
             },
+            Self::OciArchive { path, tag } => Self::OciArchive {
+                path: join(path)?,
+                tag,
+            },
             Self::DockerArchive { path, reference } => Self::DockerArchive {
                 path: join(path)?,
                 reference,
@@ -122,6 +134,7 @@ impl fmt::Display for ImageName {
         let (transport, path, name) = match self {
             Self::Registry(reference) => return reference.fmt(f),
             Self::OciLayout { path, tag } => ("oci", path, tag.as_deref()),
+            Self::OciArchive { path, tag } => ("oci-archive", path, tag.as_deref()),
             Self::DockerArchive { path, reference } => {
                 ("docker-archive", path, reference.as_deref())
             }

@@ -28,14 +28,14 @@ pub(super) const ACCEPT: &str = "application/vnd.oci.image.index.v1+json, \
     application/vnd.docker.distribution.manifest.list.v2+json, \
     application/vnd.docker.distribution.manifest.v2+json";
 
-pub(super) const OCI_INDEX: &str = "application/vnd.oci.image.index.v1+json";
-pub(super) const OCI_MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
-pub(super) const OCI_CONFIG: &str = "application/vnd.oci.image.config.v1+json";
+pub(crate) const OCI_INDEX: &str = "application/vnd.oci.image.index.v1+json";
+pub(crate) const OCI_MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
+pub(crate) const OCI_CONFIG: &str = "application/vnd.oci.image.config.v1+json";
 pub(super) const OCI_LAYER_TAR: &str = "application/vnd.oci.image.layer.v1.tar";
 pub(super) const OCI_LAYER_GZIP: &str = "application/vnd.oci.image.layer.v1.tar+gzip";
 pub(super) const OCI_LAYER_ZSTD: &str = "application/vnd.oci.image.layer.v1.tar+zstd";
-const DOCKER_INDEX: &str = "application/vnd.docker.distribution.manifest.list.v2+json";
-const DOCKER_MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json";
+pub(crate) const DOCKER_INDEX: &str = "application/vnd.docker.distribution.manifest.list.v2+json";
+pub(crate) const DOCKER_MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json";
 const DOCKER_LAYER_TAR: &str = "application/vnd.docker.image.rootfs.diff.tar";
 const DOCKER_LAYER_GZIP: &str = "application/vnd.docker.image.rootfs.diff.tar.gzip";
 const DOCKER_LAYER_ZSTD: &str = "application/vnd.docker.image.rootfs.diff.tar.zstd";
@@ -69,22 +69,26 @@ pub struct ResolvedImage {
 
 /// What a manifest or index says about something it points to.
 #[derive(Clone, Debug)]
-pub(super) struct Descriptor {
-    pub(super) digest: Sha256,
-    pub(super) size: u64,
-    pub(super) media_type: Option<String>,
-    pub(super) platform: Option<Platform>,
-    pub(super) ref_name: Option<String>,
+pub(crate) struct Descriptor {
+    pub(crate) digest: Sha256,
+    pub(crate) size: u64,
+    pub(crate) media_type: Option<String>,
+    pub(crate) platform: Option<Platform>,
+    pub(crate) ref_name: Option<String>,
+    /// containerd's and Docker's full name of the image, in the index of a layout.
+    pub(crate) full_name: Option<String>,
+    /// The manifest that an attestation speaks of.
+    pub(crate) subject: Option<Sha256>,
     attestation: bool,
 }
 
 impl Descriptor {
-    pub(super) fn is_index(&self) -> bool {
+    pub(crate) fn is_index(&self) -> bool {
         matches!(self.media_type.as_deref(), Some(OCI_INDEX | DOCKER_INDEX))
     }
 
     /// BuildKit's attestations stand in indexes beside the images they speak of.
-    pub(super) fn is_attestation(&self) -> bool {
+    pub(crate) fn is_attestation(&self) -> bool {
         self.attestation
             || self.platform.as_ref().is_some_and(|platform| {
                 platform.os == "unknown" && platform.architecture == "unknown"
@@ -94,24 +98,24 @@ impl Descriptor {
 
 /// An image manifest.
 #[derive(Clone, Debug)]
-pub(super) struct Manifest {
-    pub(super) config: Descriptor,
-    pub(super) layers: Vec<Descriptor>,
+pub(crate) struct Manifest {
+    pub(crate) config: Descriptor,
+    pub(crate) layers: Vec<Descriptor>,
 }
 
 /// What a manifest's digest can lead to.
 #[derive(Clone, Debug)]
-pub(super) enum Document {
+pub(crate) enum Document {
     Index(Vec<Descriptor>),
     Image(Manifest),
 }
 
 /// What kiln reads of an image config.
 #[derive(Clone, Debug)]
-pub(super) struct Config {
+pub(crate) struct Config {
     /// Missing when the config states no architecture.
-    pub(super) platform: Option<Platform>,
-    pub(super) diff_ids: Vec<Sha256>,
+    pub(crate) platform: Option<Platform>,
+    pub(crate) diff_ids: Vec<Sha256>,
 }
 
 #[derive(Deserialize)]
@@ -156,7 +160,7 @@ struct RawRootfs {
 
 /// Parses a manifest or index; `stated` is the media type that a header or descriptor gives it,
 /// for documents that do not name their own. `what` names the document in errors.
-pub(super) fn parse(
+pub(crate) fn parse(
     bytes: &[u8],
     stated: Option<&str>,
     what: &str,
@@ -224,7 +228,7 @@ pub(super) fn parse(
 }
 
 /// Parses an image config.
-pub(super) fn parse_config(bytes: &[u8], what: &str) -> Result<Config, SourceErrorKind> {
+pub(crate) fn parse_config(bytes: &[u8], what: &str) -> Result<Config, SourceErrorKind> {
     let raw: RawConfig = serde_json::from_slice(bytes)
         .map_err(|error| SourceErrorKind::malformed(what, format!("no image config: {error}")))?;
     let Some(diff_ids) = raw.rootfs.and_then(|rootfs| rootfs.diff_ids) else {
@@ -361,6 +365,8 @@ fn descriptor(raw: RawDescriptor, what: &str) -> Result<Descriptor, SourceErrorK
         digest,
         size: raw.size,
         ref_name: annotation("org.opencontainers.image.ref.name").map(str::to_owned),
+        full_name: annotation("io.containerd.image.name").map(str::to_owned),
+        subject: annotation("vnd.docker.reference.digest").and_then(|text| text.parse().ok()),
         attestation: annotation("vnd.docker.reference.type") == Some("attestation-manifest"),
         media_type: raw.media_type.filter(|text| !text.is_empty()),
         platform: raw.platform.and_then(platform),

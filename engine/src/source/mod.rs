@@ -23,11 +23,13 @@ pub mod oci_layout;
 pub mod platform;
 pub mod reference;
 pub mod registry;
-mod resolve;
+pub(crate) mod resolve;
 mod tar_index;
+mod upload;
 
 use std::io::Read;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 pub use credentials::{Credential, Credentials};
 pub use endpoint::Mirror;
@@ -67,6 +69,17 @@ pub trait ImageSource: Send + Sync {
 
     /// Returns the canonical name, for messages and keys.
     fn name(&self) -> String;
+
+    /// Returns the digest that the reference itself states, of a manifest or an index.
+    fn digest(&self) -> Option<Sha256> {
+        None
+    }
+
+    /// Returns the document that the name itself leads to, an index or a manifest, once
+    /// [`ImageSource::resolve`] has read it.
+    fn top(&self) -> Option<(Sha256, Arc<Vec<u8>>)> {
+        None
+    }
 
     /// Returns the local files whose change can change what [`ImageSource::resolve`] answers.
     fn inputs(&self) -> Vec<PathBuf> {

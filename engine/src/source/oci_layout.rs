@@ -1,12 +1,13 @@
-//! OCI image layouts: directories with `index.json` and blobs named by their digest.
+//! OCI image layouts: `index.json` and blobs named by their digest, in a directory or a tar of one.
 //!
-//! Enters: a directory and perhaps a tag (`org.opencontainers.image.ref.name`, or a digest).
+//! Enters: a directory or tar and perhaps a tag (`org.opencontainers.image.ref.name`, or a digest).
 //! Leaves: an [`ImageSource`]. See the OCI image layout specification 1.1. Documents are verified
 //! when read; a blob's path is made from a typed digest, so it cannot lead elsewhere.
 
 use std::fs::File;
-use std::io::{self, Read};
+use std::io::{self, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use serde::Deserialize;
 
@@ -19,6 +20,7 @@ use super::manifest::{
 use super::platform::Platform;
 use super::reference::Reference;
 use super::resolve::{self, Documents, Kept, Kind};
+use super::tar_index::{self, TarError, TarIndex};
 use crate::digest::Sha256;
 
 /// Bytes of the `oci-layout` marker.
@@ -31,37 +33,94 @@ pub struct OciLayout {
     tag: Option<String>,
     name: String,
     kept: Kept,
+    shelf: Shelf,
+}
+
+/// What the layout lies in.
+#[derive(Debug)]
+enum Shelf {
+    Directory,
+    /// A tar, and where its members lie once that was looked up.
+    Tar(Mutex<Option<Arc<TarIndex>>>),
 }
 
 impl OciLayout {
     /// Names an image in the layout at `path`; nothing is read yet.
     #[must_use]
     pub fn new(path: PathBuf, tag: Option<String>) -> Self {
+        Self::on(Shelf::Directory, "oci", path, tag)
+    }
+
+    /// Names an image in the tar of a layout at `path`; nothing is read yet.
+    #[must_use]
+    pub fn archive(path: PathBuf, tag: Option<String>) -> Self {
+        Self::on(Shelf::Tar(Mutex::default()), "oci-archive", path, tag)
+    }
+
+    fn on(shelf: Shelf, transport: &str, path: PathBuf, tag: Option<String>) -> Self {
         let name = match &tag {
-            Some(tag) => format!("oci:{}:{tag}", path.display()),
-            None => format!("oci:{}", path.display()),
+            Some(tag) => format!("{transport}:{}:{tag}", path.display()),
+            None => format!("{transport}:{}", path.display()),
         };
         Self {
             path,
             tag,
             name,
             kept: Kept::default(),
+            shelf,
         }
     }
 
-    fn index_path(&self) -> PathBuf {
-        self.path.join("index.json")
+    fn blob_name(digest: &Sha256) -> String {
+        format!("blobs/sha256/{}", digest.hex())
     }
 
-    fn blob_path(&self, digest: &Sha256) -> PathBuf {
-        self.path.join("blobs").join("sha256").join(digest.hex())
+    /// Opens a file of the layout, with its size in bytes.
+    fn open_file(&self, name: &str) -> Result<(Box<dyn Read + Send>, u64), SourceErrorKind> {
+        let members = match &self.shelf {
+            Shelf::Directory => {
+                let (file, size) = open_file(&self.path.join(name))?;
+                return Ok((Box::new(file), size));
+            }
+            Shelf::Tar(members) => members,
+        };
+        let fail = |error| SourceErrorKind::Io {
+            path: self.path.join(name),
+            error,
+        };
+        let (mut file, _) = open_file(&self.path)?;
+        let mut members = members.lock().unwrap_or_else(PoisonError::into_inner);
+        let index = match &*members {
+            Some(index) => Arc::clone(index),
+            None => {
+                let index = tar_index::index(&mut file).map_err(|error| match error {
+                    TarError::Io(error) => fail(error),
+                    TarError::Malformed { .. } => SourceErrorKind::malformed(
+                        self.path.display().to_string(),
+                        error.to_string(),
+                    ),
+                })?;
+                Arc::clone(members.insert(Arc::new(index)))
+            }
+        };
+        drop(members);
+        let Some(member) = index.get(name) else {
+            return Err(fail(io::ErrorKind::NotFound.into()));
+        };
+        file.seek(SeekFrom::Start(member.offset)).map_err(fail)?;
+        Ok((Box::new(file.take(member.size)), member.size))
     }
 
-    fn entries(&self) -> Result<Vec<Descriptor>, SourceErrorKind> {
+    fn read_file(&self, name: &str, size_max: u64) -> Result<Vec<u8>, SourceErrorKind> {
+        let (file, size) = self.open_file(name)?;
+        read_bounded(file, size, size_max, &self.path.join(name))
+    }
+
+    /// Returns the entries of the layout's index.
+    pub(crate) fn entries(&self) -> Result<Vec<Descriptor>, SourceErrorKind> {
         self.check_marker()?;
-        let path = self.index_path();
-        let what = path.display().to_string();
-        let bytes = read_file(&path, MANIFEST_SIZE_MAX)?;
+        let what = self.path.join("index.json").display().to_string();
+        let bytes = self.read_file("index.json", MANIFEST_SIZE_MAX)?;
         match parse(&bytes, None, &what)? {
             Document::Index(entries) => Ok(entries),
             Document::Image(_) => Err(SourceErrorKind::malformed(
@@ -78,7 +137,7 @@ impl OciLayout {
             version: String,
         }
         let path = self.path.join("oci-layout");
-        let bytes = match read_file(&path, MARKER_SIZE_MAX) {
+        let bytes = match self.read_file("oci-layout", MARKER_SIZE_MAX) {
             Err(SourceErrorKind::Io { error, .. }) if error.kind() == io::ErrorKind::NotFound => {
                 let what = self.path.display().to_string();
                 return Err(SourceErrorKind::unsupported(
@@ -138,9 +197,13 @@ impl OciLayout {
         resolve::resolve_entries(self, &chosen, platform)
     }
 
-    fn open(&self, what: &str, digest: &Sha256) -> Result<(File, u64), SourceErrorKind> {
-        let path = self.blob_path(digest);
-        open_file(&path).map_err(|error| match error {
+    fn open(
+        &self,
+        what: &str,
+        digest: &Sha256,
+    ) -> Result<(Box<dyn Read + Send>, u64), SourceErrorKind> {
+        let opened = self.open_file(&Self::blob_name(digest));
+        opened.map_err(|error| match error {
             SourceErrorKind::Io { error, .. } if error.kind() == io::ErrorKind::NotFound => {
                 SourceErrorKind::unsupported(
                     what,
@@ -183,7 +246,8 @@ impl Documents for OciLayout {
     fn read(&self, kind: Kind, digest: &Sha256) -> Result<Vec<u8>, SourceErrorKind> {
         let what = kind.name(digest);
         let (file, size) = self.open(&what, digest)?;
-        read_bounded(file, size, kind.size_max(), &self.blob_path(digest))
+        let path = self.path.join(Self::blob_name(digest));
+        read_bounded(file, size, kind.size_max(), &path)
     }
 
     fn place(&self) -> String {
@@ -192,6 +256,10 @@ impl Documents for OciLayout {
 
     fn kept(&self) -> &Kept {
         &self.kept
+    }
+
+    fn has(&self, digest: &Sha256) -> bool {
+        self.open_file(&Self::blob_name(digest)).is_ok()
     }
 }
 
@@ -206,16 +274,16 @@ impl ImageSource for OciLayout {
 
     fn layer(&self, layer: &LayerDescriptor) -> Result<Box<dyn Read + Send>, SourceError> {
         let what = format!("layer {}", layer.digest);
-        let path = self.blob_path(&layer.digest).display().to_string();
+        let path = self.path.join(Self::blob_name(&layer.digest));
         let (file, _) = self
             .open(&what, &layer.digest)
             .map_err(|kind| kind.of(&self.name))?;
         Ok(Box::new(Exact::new(
-            Box::new(file),
+            file,
             &self.name,
             layer.digest,
             layer.size,
-            path,
+            path.display().to_string(),
         )))
     }
 
@@ -224,12 +292,15 @@ impl ImageSource for OciLayout {
     }
 
     fn inputs(&self) -> Vec<PathBuf> {
-        vec![self.index_path()]
+        match self.shelf {
+            Shelf::Directory => vec![self.path.join("index.json")],
+            Shelf::Tar(_) => vec![self.path.clone()],
+        }
     }
 }
 
 /// Opens a regular file; anything else could block or never end.
-pub(super) fn open_file(path: &Path) -> Result<(File, u64), SourceErrorKind> {
+pub(crate) fn open_file(path: &Path) -> Result<(File, u64), SourceErrorKind> {
     let fail = |error: io::Error| SourceErrorKind::Io {
         path: path.to_owned(),
         error,
@@ -239,11 +310,6 @@ pub(super) fn open_file(path: &Path) -> Result<(File, u64), SourceErrorKind> {
         return Err(fail(io::Error::other("not a regular file")));
     }
     Ok((File::open(path).map_err(fail)?, metadata.len()))
-}
-
-fn read_file(path: &Path, size_max: u64) -> Result<Vec<u8>, SourceErrorKind> {
-    let (file, size) = open_file(path)?;
-    read_bounded(file, size, size_max, path)
 }
 
 pub(super) fn read_bounded(

@@ -42,13 +42,13 @@ pub struct RegistryOptions {
 /// Access to all registries; connections, tokens and what was learnt about hosts are shared.
 #[derive(Clone)]
 pub struct Registry {
-    shared: Arc<Shared>,
+    pub(super) shared: Arc<Shared>,
 }
 
-struct Shared {
-    http: Http,
-    auth: Auth,
-    endpoints: Endpoints,
+pub(super) struct Shared {
+    pub(super) http: Http,
+    pub(super) auth: Auth,
+    pub(super) endpoints: Endpoints,
     notes: Mutex<Vec<String>>,
 }
 
@@ -85,6 +85,7 @@ impl Registry {
             name: reference.key(),
             reference: reference.clone(),
             kept: Kept::default(),
+            tagged: Mutex::default(),
         }
     }
 
@@ -115,7 +116,7 @@ impl Registry {
 
 impl Shared {
     /// One authenticated GET below `/v2/REPOSITORY/`. Errors call it `what`.
-    fn get(
+    pub(super) fn get(
         &self,
         endpoint: &Endpoint,
         repository: &str,
@@ -162,7 +163,12 @@ impl Shared {
         }
     }
 
-    fn refused(&self, endpoint: &Endpoint, what: &str, error: AuthError) -> SourceErrorKind {
+    pub(super) fn refused(
+        &self,
+        endpoint: &Endpoint,
+        what: &str,
+        error: AuthError,
+    ) -> SourceErrorKind {
         let what = what.to_owned();
         match error {
             AuthError::Denied(reason) => SourceErrorKind::Denied {
@@ -174,7 +180,7 @@ impl Shared {
         }
     }
 
-    fn failed(
+    pub(super) fn failed(
         &self,
         endpoint: &Endpoint,
         repository: &str,
@@ -197,11 +203,13 @@ impl Shared {
 /// An image in a registry.
 #[derive(Debug)]
 pub struct RegistryImage {
-    registry: Registry,
-    reference: Reference,
-    repository: String,
+    pub(super) registry: Registry,
+    pub(super) reference: Reference,
+    pub(super) repository: String,
     name: String,
     kept: Kept,
+    /// What the tag led to when it was last looked up.
+    tagged: Mutex<Option<Sha256>>,
 }
 
 impl RegistryImage {
@@ -284,6 +292,7 @@ impl RegistryImage {
             .map_err(|error| self.with_tags(tag, error))?;
         let digest = Sha256::of(&bytes);
         self.kept.put(digest, Arc::new(bytes));
+        *self.tagged.lock().unwrap_or_else(PoisonError::into_inner) = Some(digest);
         resolve::resolve(self, &digest, media_type.as_deref(), platform)
     }
 
@@ -463,5 +472,15 @@ impl ImageSource for RegistryImage {
 
     fn name(&self) -> String {
         self.name.clone()
+    }
+
+    fn digest(&self) -> Option<Sha256> {
+        self.reference.digest().copied()
+    }
+
+    fn top(&self) -> Option<(Sha256, Arc<Vec<u8>>)> {
+        let tagged = *self.tagged.lock().unwrap_or_else(PoisonError::into_inner);
+        let digest = self.digest().or(tagged)?;
+        self.kept.get(&digest).map(|bytes| (digest, bytes))
     }
 }

@@ -23,13 +23,13 @@ const KEPT_MAX: usize = 64;
 
 /// A small document that is read whole.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(crate) enum Kind {
     Manifest,
     Config,
 }
 
 impl Kind {
-    pub(super) const fn size_max(self) -> u64 {
+    pub(crate) const fn size_max(self) -> u64 {
         match self {
             Self::Manifest => MANIFEST_SIZE_MAX,
             Self::Config => CONFIG_SIZE_MAX,
@@ -37,7 +37,7 @@ impl Kind {
     }
 
     /// Names a document in messages.
-    pub(super) fn name(self, digest: &Sha256) -> String {
+    pub(crate) fn name(self, digest: &Sha256) -> String {
         match self {
             Self::Manifest => format!("manifest {digest}"),
             Self::Config => format!("config {digest}"),
@@ -46,7 +46,7 @@ impl Kind {
 }
 
 /// Where documents are read.
-pub(super) trait Documents {
+pub(crate) trait Documents {
     /// Reads a document, at most `kind.size_max()` bytes of it. The caller verifies it.
     fn read(&self, kind: Kind, digest: &Sha256) -> Result<Vec<u8>, SourceErrorKind>;
 
@@ -55,21 +55,26 @@ pub(super) trait Documents {
 
     /// What was read and verified before.
     fn kept(&self) -> &Kept;
+
+    /// Tells whether a document or blob is there, where that can be told without a network.
+    fn has(&self, _digest: &Sha256) -> bool {
+        true
+    }
 }
 
 /// Verified documents, so that asking twice costs nothing.
 #[derive(Debug, Default)]
-pub(super) struct Kept(Mutex<BTreeMap<Sha256, Arc<Vec<u8>>>>);
+pub(crate) struct Kept(Mutex<BTreeMap<Sha256, Arc<Vec<u8>>>>);
 
 impl Kept {
-    pub(super) fn put(&self, digest: Sha256, bytes: Arc<Vec<u8>>) {
+    pub(crate) fn put(&self, digest: Sha256, bytes: Arc<Vec<u8>>) {
         let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if kept.len() < KEPT_MAX {
             kept.insert(digest, bytes);
         }
     }
 
-    fn get(&self, digest: &Sha256) -> Option<Arc<Vec<u8>>> {
+    pub(crate) fn get(&self, digest: &Sha256) -> Option<Arc<Vec<u8>>> {
         self.0
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
@@ -79,7 +84,7 @@ impl Kept {
 }
 
 /// Returns a document whose bytes have that digest.
-pub(super) fn document(
+pub(crate) fn document(
     documents: &dyn Documents,
     kind: Kind,
     digest: &Sha256,
@@ -101,7 +106,7 @@ pub(super) fn document(
 }
 
 /// Returns manifest, config and layers of an image.
-pub(super) fn image(
+pub(crate) fn image(
     documents: &dyn Documents,
     digest: &Sha256,
 ) -> Result<ResolvedImage, SourceErrorKind> {
@@ -121,7 +126,7 @@ pub(super) fn image(
 
 /// Returns the digest of the one manifest for `platform` that `digest` leads to. `stated` is the
 /// media type a header or descriptor gives it.
-pub(super) fn resolve(
+pub(crate) fn resolve(
     documents: &dyn Documents,
     digest: &Sha256,
     stated: Option<&str>,

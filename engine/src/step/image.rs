@@ -1,8 +1,10 @@
 //! Images: a name becomes a manifest, a manifest its layers, a layer a pack and a tree.
 //!
-//! Enters: an [`ImageSource`]. Leaves: `resolve` (value `manifest`), `image` (objects `manifest`,
-//! `config`; value `layers`), `layer` and `directory` (objects `pack`, `tree`).
+//! Enters: an [`ImageSource`]. Leaves: `resolve` (values of [`Name`]), `image` (objects `manifest`,
+//! `config`; value `layers`), `layer` and `directory` (objects `pack`, `tree`). What
+//! [`crate::image_store`] holds is taken from there before any source is asked.
 
+use std::io::Read;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -10,6 +12,8 @@ use kiln_cache::{Action, Digest, Key, KeyBuilder};
 
 use super::{Lane, Next, Results, Reuse, Scope, Step, StepError, Task};
 use crate::digest::Sha256;
+use crate::image_store::name::{Name, name_key};
+use crate::image_store::store::{self, Store};
 use crate::source::{ImageSource, LayerDescriptor, Platform};
 use crate::tree::directory;
 use crate::tree::unpack::{Expect, Options, Unpacked, unpack};
@@ -29,12 +33,12 @@ pub struct Image {
     pub refresh: bool,
 }
 
-impl Image {
-    fn id(&self, kind: &str) -> KeyBuilder {
-        KeyBuilder::new(kind, 1)
-            .field("image", self.source.name())
-            .field("platform", self.platform.to_string())
-    }
+/// Returns the key of what is known of a manifest.
+pub(crate) fn manifest_key(manifest: &Sha256) -> Key {
+    // The manifest says it all, wherever it comes from.
+    KeyBuilder::new("image", 2)
+        .field("manifest", manifest.to_string())
+        .finish()
 }
 
 /// Finds the manifest that a name means.
@@ -50,12 +54,14 @@ impl Step for Resolve {
     }
 
     fn id(&self) -> Key {
-        self.0.id("resolve").finish()
+        name_key(&self.0.source.name(), &self.0.platform)
     }
 
     fn next(&self, _got: &Results<'_>) -> Result<Next, StepError> {
         if let Some(pinned) = self.0.pinned {
-            return Ok(Next::Done(resolved(&pinned)));
+            return Ok(Next::Done(
+                Name::of(&self.0.platform, pinned, pinned).action(),
+            ));
         }
         let image = self.0.clone();
         let local = !image.source.inputs().is_empty();
@@ -68,33 +74,36 @@ impl Step for Resolve {
             key: self.id(),
             lane: Lane::Network,
             reuse,
-            work: Box::new(move |_| {
-                let context = format!("image {}", image.source.name());
-                image
+            work: Box::new(move |scope| {
+                let context = || format!("image {}", image.source.name());
+                // What a digest means never changes: it need not be asked for.
+                if let Some(digest) = image.source.digest()
+                    && let Some(manifest) =
+                        Store::new(scope.cache).resolve(&digest, &image.platform)
+                {
+                    return Ok(Name::of(&image.platform, manifest, digest).action());
+                }
+                let manifest = image
                     .source
                     .resolve(&image.platform)
-                    .map(|digest| resolved(&digest))
-                    .map_err(StepError::in_context(context))
+                    .map_err(StepError::in_context(context()))?;
+                let mut top = manifest;
+                // The index is kept, so that its digest is as good as the name.
+                if !local && let Some((digest, bytes)) = image.source.top() {
+                    store::put(scope.cache, &bytes).map_err(StepError::in_context(context()))?;
+                    top = digest;
+                }
+                Ok(Name::of(&image.platform, manifest, top).action())
             }),
         }))
     }
 }
 
-fn resolved(manifest: &Sha256) -> Action {
-    Action {
-        values: vec![("manifest".into(), manifest.to_string().into_bytes())],
-        ..Action::default()
-    }
-}
-
 /// Returns the manifest a [`Resolve`] found.
 pub(crate) fn manifest_of(resolve: &Action) -> Result<Sha256, StepError> {
-    let text = resolve
-        .value("manifest")
-        .and_then(|bytes| std::str::from_utf8(bytes).ok());
-    text.unwrap_or_default()
-        .parse()
-        .map_err(StepError::in_context("the cache's record of an image"))
+    Name::read(resolve)
+        .map(|name| name.manifest)
+        .ok_or_else(|| StepError::new("image", "the cache's record of it is damaged"))
 }
 
 /// Fetches manifest and config.
@@ -110,7 +119,10 @@ impl Step for Manifest {
     }
 
     fn id(&self) -> Key {
-        self.0.id("image").finish()
+        KeyBuilder::new("image", 2)
+            .field("image", self.0.source.name())
+            .field("platform", self.0.platform.to_string())
+            .finish()
     }
 
     fn next(&self, got: &Results<'_>) -> Result<Next, StepError> {
@@ -121,22 +133,20 @@ impl Step for Manifest {
         let manifest = manifest_of(&resolved)?;
         let image = self.0.clone();
         Ok(Next::Run(Task {
-            // The manifest says it all, wherever it comes from.
-            key: KeyBuilder::new("image", 1)
-                .field("manifest", manifest.to_string())
-                .finish(),
+            key: manifest_key(&manifest),
             lane: Lane::Network,
             reuse: Reuse::Always,
             work: Box::new(move |scope| {
                 let context = format!("image {}", image.source.name());
-                let found = image
-                    .source
-                    .image(&manifest)
-                    .map_err(StepError::in_context(context.clone()))?;
+                let found = match Store::new(scope.cache).image(&manifest) {
+                    Some(found) => found,
+                    None => image
+                        .source
+                        .image(&manifest)
+                        .map_err(StepError::in_context(context.clone()))?,
+                };
                 let put = |role: &str, bytes: &[u8]| {
-                    let digest = scope
-                        .cache
-                        .put(bytes)
+                    let (_, digest) = store::put(scope.cache, bytes)
                         .map_err(StepError::in_context(context.clone()))?;
                     Ok((role.to_owned(), digest, bytes.len() as u64))
                 };
@@ -164,7 +174,7 @@ fn encode_layers(layers: &[LayerDescriptor]) -> Vec<u8> {
     layers.iter().map(line).collect::<String>().into_bytes()
 }
 
-fn decode_layers(bytes: &[u8]) -> Option<Vec<LayerDescriptor>> {
+pub(crate) fn decode_layers(bytes: &[u8]) -> Option<Vec<LayerDescriptor>> {
     let line = |line: &str| {
         let mut words = line.splitn(4, ' ');
         Some(LayerDescriptor {
@@ -208,6 +218,15 @@ pub struct Layer {
     pub layer: LayerDescriptor,
 }
 
+/// Returns the key of a layer's pack and tree.
+pub(crate) fn layer_key(layer: &LayerDescriptor) -> Key {
+    KeyBuilder::new("layer", LAYER_VERSION)
+        .field("digest", layer.digest.as_bytes())
+        .field("diff_id", layer.diff_id.as_bytes())
+        .field("media_type", &layer.media_type)
+        .finish()
+}
+
 impl Step for Layer {
     fn kind(&self) -> &'static str {
         "layer"
@@ -219,11 +238,7 @@ impl Step for Layer {
     }
 
     fn id(&self) -> Key {
-        KeyBuilder::new("layer", LAYER_VERSION)
-            .field("digest", self.layer.digest.as_bytes())
-            .field("diff_id", self.layer.diff_id.as_bytes())
-            .field("media_type", &self.layer.media_type)
-            .finish()
+        layer_key(&self.layer)
     }
 
     fn next(&self, _got: &Results<'_>) -> Result<Next, StepError> {
@@ -235,10 +250,15 @@ impl Step for Layer {
             work: Box::new(move |scope| {
                 let name = image.source.name();
                 let context = format!("image {name}: layer {}", layer.digest);
-                let input = image
-                    .source
-                    .layer(&layer)
+                let kept = store::open(scope.cache, &layer.digest)
                     .map_err(StepError::in_context(context.clone()))?;
+                let input = match kept {
+                    Some(kept) => Box::new(kept) as Box<dyn Read + Send>,
+                    None => image
+                        .source
+                        .layer(&layer)
+                        .map_err(StepError::in_context(context.clone()))?,
+                };
                 let expect = Expect {
                     digest: Some(layer.digest),
                     size: Some(layer.size),

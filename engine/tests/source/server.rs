@@ -239,8 +239,9 @@ fn read_request(stream: &TcpStream) -> Option<Request> {
         .get("content-length")
         .and_then(|text| text.parse().ok())
         .unwrap_or(0);
-    let mut body = String::new();
-    reader.take(length).read_to_string(&mut body).ok()?;
+    let mut body = Vec::new();
+    reader.take(length).read_to_end(&mut body).ok()?;
+    let body = String::from_utf8_lossy(&body).into_owned();
     Some(Request {
         method,
         path,

@@ -93,7 +93,7 @@ impl HttpError {
         }
     }
 
-    pub(super) fn is_transient(&self) -> bool {
+    pub(in super::super) fn is_transient(&self) -> bool {
         match self {
             Self::Status { status, .. } => *status == 408 || *status == 429 || *status >= 500,
             Self::Connection { kind, .. } => {
@@ -115,7 +115,7 @@ impl HttpError {
         }
     }
 
-    pub(super) fn with_attempts(mut self, made: u32) -> Self {
+    pub(in super::super) fn with_attempts(mut self, made: u32) -> Self {
         if let Self::Status { attempts, .. } | Self::Connection { attempts, .. } = &mut self {
             *attempts = made;
         }

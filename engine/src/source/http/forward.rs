@@ -72,6 +72,7 @@ impl<In: Transport> Connector<In> for Forward {
             inner,
             target,
             authorization,
+            in_body: false,
         }))
     }
 }
@@ -81,6 +82,8 @@ struct Forwarding<In> {
     inner: In,
     target: String,
     authorization: Option<String>,
+    /// The head of the request is sent; a body may look like anything.
+    in_body: bool,
 }
 
 impl<In> std::fmt::Debug for Forwarding<In> {
@@ -97,6 +100,9 @@ impl<In: Transport> Transport for Forwarding<In> {
     }
 
     fn transmit_output(&mut self, amount: usize, timeout: NextTimeout) -> Result<(), ureq::Error> {
+        if std::mem::replace(&mut self.in_body, true) {
+            return self.inner.transmit_output(amount, timeout);
+        }
         let output = self.inner.buffers().output();
         let rewritten = rewrite(
             &output[..amount],
@@ -116,6 +122,7 @@ impl<In: Transport> Transport for Forwarding<In> {
     }
 
     fn await_input(&mut self, timeout: NextTimeout) -> Result<bool, ureq::Error> {
+        self.in_body = false;
         self.inner.await_input(timeout)
     }
 
@@ -126,7 +133,7 @@ impl<In: Transport> Transport for Forwarding<In> {
 
 /// Returns a request's head with the target in full; `None` for what is no head (a form's fields).
 fn rewrite(output: &[u8], target: &str, authorization: Option<&str>) -> Option<Vec<u8>> {
-    let method = [&b"GET "[..], b"POST "]
+    let method = [&b"GET "[..], b"POST ", b"HEAD ", b"PUT "]
         .into_iter()
         .find(|method| output.starts_with(method))?;
     let rest = output[method.len()..].strip_prefix(b"/")?;

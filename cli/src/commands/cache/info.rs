@@ -1,4 +1,4 @@
-//! `kiln cache`: what the cache directory holds, counted from its files.
+//! `kiln cache info`: what the cache directory holds, counted from its files.
 
 use std::fs;
 use std::io;
@@ -7,21 +7,20 @@ use std::path::{Path, PathBuf};
 
 use serde_json::json;
 
-use super::request::cache_directory;
-use crate::args::CacheCommand;
+use crate::args::CacheInfo;
+use crate::commands::request::cache_directory;
 use crate::failure::{Failure, cache_hint};
 use crate::ui::units;
 use kiln_cache::CacheError;
 
-pub(super) fn run(arguments: &CacheCommand) -> Result<(), Failure> {
-    let CacheCommand::Info(info) = arguments;
+pub(super) fn run(info: &CacheInfo) -> Result<(), Failure> {
     let root = cache_directory(info.cache.as_deref())?;
     let contents = Contents::of(&root).map_err(|(path, error)| {
         let error = CacheError::io("read", &path)(error);
         let hint = cache_hint(&error, &root);
         Failure::failed(error.to_string(), None, Some(hint))
     })?;
-    super::print(&if info.json {
+    crate::commands::print(&if info.json {
         contents.json(&root)
     } else {
         contents.text(&root)

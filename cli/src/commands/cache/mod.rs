@@ -1,0 +1,77 @@
+//! `kiln cache`: one file a verb. What they share is here: opening the images of a cache, with
+//! progress and signals.
+
+mod clean;
+mod export;
+mod import;
+mod info;
+mod ls;
+mod pull;
+mod push;
+mod rm;
+
+use std::path::Path;
+
+use kiln_engine::build::{BuildError, Network};
+use kiln_engine::image_store::Images;
+use kiln_engine::source::Platform;
+
+use super::{build, request};
+use crate::args::{CacheCommand, Sources};
+use crate::failure::Failure;
+use crate::ui::printer::Printer;
+use crate::ui::progress::Progress;
+
+pub(super) fn run(arguments: &CacheCommand, printer: Printer) -> Result<(), Failure> {
+    match arguments {
+        CacheCommand::Info(arguments) => info::run(arguments),
+        CacheCommand::Ls(arguments) => ls::run(arguments, printer),
+        CacheCommand::Pull(arguments) => pull::run(arguments, printer),
+        CacheCommand::Push(arguments) => push::run(arguments, printer),
+        CacheCommand::Import(arguments) => import::run(arguments, printer),
+        CacheCommand::Export(arguments) => export::run(arguments, printer),
+        CacheCommand::Rm(arguments) => rm::run(arguments, printer),
+        CacheCommand::Clean(arguments) => clean::run(arguments, printer),
+    }
+}
+
+/// Does something with the images of the cache in `cache`, showing progress.
+pub(super) fn with_images<T>(
+    cache: Option<&Path>,
+    network: &Network,
+    printer: Printer,
+    body: impl FnOnce(&Images<'_>) -> Result<T, BuildError>,
+) -> Result<T, Failure> {
+    let cache = request::cache_directory(cache)?;
+    let interruption = build::watch_signals()?;
+    let progress = Progress::new(printer, interruption.flag().clone());
+    let result = Images::open(&cache, network, &progress, interruption.flag())
+        .and_then(|images| body(&images));
+    // What is drawn must be gone before anything else is said.
+    drop(progress);
+    result.map_err(|error| Failure::of_build(error, &cache, interruption.number()))
+}
+
+/// As [`with_images`], reaching registries as the flags say.
+pub(super) fn with_sources<T>(
+    sources: &Sources,
+    printer: Printer,
+    body: impl FnOnce(&Images<'_>) -> Result<T, BuildError>,
+) -> Result<T, Failure> {
+    let network = request::network(sources)?;
+    with_images(sources.cache.as_deref(), &network, printer, body)
+}
+
+/// Returns `--platform`, else Linux on `--arch` or on this machine.
+fn platform(named: Option<&Platform>, sources: &Sources) -> Result<Platform, Failure> {
+    if let Some(platform) = named {
+        return Ok(platform.clone());
+    }
+    let architecture = request::architecture(sources.arch.as_deref())?;
+    Ok(Platform::new("linux", &architecture, None))
+}
+
+/// Says a digest as people compare them.
+fn short(digest: &impl ToString) -> String {
+    digest.to_string().chars().take(19).collect()
+}

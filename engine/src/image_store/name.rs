@@ -1,0 +1,108 @@
+//! Names: which manifest an image's name means on a platform, as the cache records it.
+//!
+//! Enters and leaves: actions of kind `resolve`, labelled with the name's key
+//! ([`crate::source::Reference::key`]), keyed by name and platform. Builds, pulls and imports write
+//! the same records, so what one knows serves the others.
+
+use kiln_cache::{Action, Cache, Key, KeyBuilder};
+
+use crate::digest::Sha256;
+use crate::source::{Platform, Reference};
+
+/// The kind of these actions.
+const KIND: &str = "resolve";
+
+/// What a name means on a platform.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Name {
+    /// The name's key; two spellings of one image have one.
+    pub name: String,
+    /// The platform that was asked for.
+    pub platform: Platform,
+    /// The manifest of the image for it.
+    pub manifest: Sha256,
+    /// What the name itself leads to: an index, or the manifest again.
+    pub top: Sha256,
+}
+
+/// Returns the key of a name's record.
+pub(crate) fn name_key(name: &str, platform: &Platform) -> Key {
+    KeyBuilder::new(KIND, 2)
+        .field("image", name)
+        .field("platform", platform.to_string())
+        .finish()
+}
+
+impl Name {
+    /// Makes a record whose label the scheduler fills in.
+    pub(crate) fn of(platform: &Platform, manifest: Sha256, top: Sha256) -> Self {
+        Self {
+            name: String::new(),
+            platform: platform.clone(),
+            manifest,
+            top,
+        }
+    }
+
+    pub(crate) fn key(&self) -> Key {
+        name_key(&self.name, &self.platform)
+    }
+
+    pub(crate) fn action(&self) -> Action {
+        Action {
+            kind: KIND.to_owned(),
+            label: self.name.clone(),
+            values: vec![
+                ("manifest".into(), self.manifest.to_string().into_bytes()),
+                ("top".into(), self.top.to_string().into_bytes()),
+                ("platform".into(), self.platform.to_string().into_bytes()),
+            ],
+            ..Action::default()
+        }
+    }
+
+    /// Reads a record; `None` for actions of other kinds, and damaged ones.
+    pub(crate) fn read(action: &Action) -> Option<Self> {
+        let text = |name| std::str::from_utf8(action.value(name)?).ok();
+        if !(action.kind.is_empty() || action.kind == KIND) {
+            return None;
+        }
+        Some(Self {
+            name: action.label.clone(),
+            platform: text("platform")?.parse().ok()?,
+            manifest: text("manifest")?.parse().ok()?,
+            top: text("top")?.parse().ok()?,
+        })
+    }
+
+    /// Tells whether a reference means this name: by its key, or by its repository and a digest.
+    #[must_use]
+    pub fn is_meant_by(&self, reference: &Reference) -> bool {
+        if self.name == reference.key() {
+            return true;
+        }
+        let Ok(own) = self.name.parse::<Reference>() else {
+            return false;
+        };
+        reference
+            .digest()
+            .is_some_and(|digest| *digest == self.top || *digest == self.manifest)
+            && (own.host(), own.repository()) == (reference.host(), reference.repository())
+    }
+}
+
+/// Returns all names, sorted by name and platform.
+pub(crate) fn all(cache: &Cache) -> Result<Vec<Name>, kiln_cache::CacheError> {
+    let mut names = Vec::new();
+    cache.each_action(|_, action, _| {
+        names.extend(
+            action
+                .as_ref()
+                .filter(|action| action.kind == KIND)
+                .and_then(Name::read),
+        );
+        Ok(())
+    })?;
+    names.sort_by(|a, b| (&a.name, &a.platform).cmp(&(&b.name, &b.platform)));
+    Ok(names)
+}

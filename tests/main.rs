@@ -12,3 +12,4 @@ mod debian;
 mod descriptions;
 mod failures;
 mod registry;
+mod sbom;

@@ -2,7 +2,7 @@
 //!
 //! In reading order: [`spec`] is what people wrote, with positions; [`source`] is where bytes come
 //! from; [`tree`] turns layers into packs and trees and merges them; [`system`] is LinuxKit's
-//! contract (bundles, files, kernel); [`step`] is the graph that does all of it once;
+//! contract (bundles, files, kernel); [`sbom`] is what the system is made of; [`step`] is the graph that does all of it once;
 //! [`format`] writes outputs. No terminal, no argv and no environment in here.
 
 pub mod build;
@@ -11,6 +11,7 @@ pub mod digest;
 pub mod event;
 pub mod format;
 pub mod lockfile;
+pub mod sbom;
 pub mod source;
 pub mod spec;
 pub mod step;

@@ -2,12 +2,15 @@
 //!
 //! Leaves: what was written, checked for form alone. [`crate::commands`] turns it into requests.
 
+mod sbom;
+
 use std::path::PathBuf;
 
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 use kiln_engine::build::Format;
 use kiln_engine::source::Mirror;
 
+pub(crate) use self::sbom::{Bill, Form, Sbom};
 use crate::exit;
 use crate::machine::Publish;
 
@@ -66,6 +69,9 @@ pub(crate) enum Command {
     /// Pin images and packages: write NAME.lock beside the description
     #[command(after_long_help = exit::HELP)]
     Lock(Lock),
+    /// Print a system's bill of materials
+    #[command(long_about = sbom::ABOUT, after_long_help = exit::HELP)]
+    Sbom(Sbom),
     /// Look at the cache
     #[command(subcommand)]
     Cache(CacheCommand),
@@ -119,6 +125,9 @@ pub(crate) struct Build {
     /// Take the kernel out of its compressed image (gzip, xz, zstd, lz4, lzma)
     #[arg(long)]
     pub(crate) decompress_kernel: bool,
+    /// What the system is made of.
+    #[command(flatten)]
+    pub(crate) bill: Bill,
     /// What LinuxKit has and kiln does not need.
     #[command(flatten)]
     pub(crate) linuxkit: LinuxKit,
@@ -128,9 +137,6 @@ pub(crate) struct Build {
 /// nothing; or refused with the reason.
 #[derive(Debug, Args)]
 pub(crate) struct LinuxKit {
-    /// Accepted for LinuxKit's sake: kiln writes no SBOM
-    #[arg(long, hide = true)]
-    pub(crate) no_sbom: bool,
     /// Accepted for LinuxKit's sake: contents are named by their digests
     #[arg(long, hide = true)]
     pub(crate) disable_content_trust: bool,
@@ -173,7 +179,7 @@ pub(crate) struct Common {
 }
 
 /// Where images and packages come from, and where they are kept.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 pub(crate) struct Sources {
     /// Look tags and package indexes up anew
     #[arg(long)]

@@ -5,6 +5,7 @@ mod cache;
 mod lock;
 mod request;
 mod run;
+mod sbom;
 mod version;
 
 use std::process::ExitCode;
@@ -22,6 +23,7 @@ pub(crate) fn run(arguments: &Arguments) -> ExitCode {
         Command::Build(build) => build::run(build, printer),
         Command::Run(run) => run::run(run, printer),
         Command::Lock(lock) => lock::run(lock, printer),
+        Command::Sbom(sbom) => sbom::run(sbom, printer),
         Command::Cache(cache) => cache::run(cache),
         Command::Version(version) => version::run(version),
     };

@@ -75,7 +75,11 @@ pub(super) struct Descriptor {
     pub(super) media_type: Option<String>,
     pub(super) platform: Option<Platform>,
     pub(super) ref_name: Option<String>,
+    /// The in-toto predicate type of an attestation's layer.
+    pub(super) predicate_type: Option<String>,
     attestation: bool,
+    /// What an attestation speaks of.
+    speaks_of: Option<Sha256>,
 }
 
 impl Descriptor {
@@ -90,6 +94,11 @@ impl Descriptor {
                 platform.os == "unknown" && platform.architecture == "unknown"
             })
     }
+
+    /// Tells whether this is BuildKit's attestation of a manifest.
+    pub(super) fn is_attestation_of(&self, manifest: &Sha256) -> bool {
+        self.attestation && self.speaks_of.as_ref() == Some(manifest)
+    }
 }
 
 /// An image manifest.
@@ -103,7 +112,7 @@ pub(super) struct Manifest {
 #[derive(Clone, Debug)]
 pub(super) enum Document {
     Index(Vec<Descriptor>),
-    Image(Manifest),
+    Image(Box<Manifest>),
 }
 
 /// What kiln reads of an image config.
@@ -206,12 +215,12 @@ pub(super) fn parse(
                 ));
             }
             let layers = layers.into_iter().enumerate();
-            Ok(Document::Image(Manifest {
+            Ok(Document::Image(Box::new(Manifest {
                 config: descriptor(config, &format!("{what}: config"))?,
                 layers: layers
                     .map(|(at, layer)| descriptor(layer, &format!("{what}: layer {at}")))
                     .collect::<Result<_, _>>()?,
-            }))
+            })))
         }
         (None, None, _) => Err(SourceErrorKind::unsupported(
             what,
@@ -361,6 +370,8 @@ fn descriptor(raw: RawDescriptor, what: &str) -> Result<Descriptor, SourceErrorK
         digest,
         size: raw.size,
         ref_name: annotation("org.opencontainers.image.ref.name").map(str::to_owned),
+        predicate_type: annotation("in-toto.io/predicate-type").map(str::to_owned),
+        speaks_of: annotation("vnd.docker.reference.digest").and_then(|text| text.parse().ok()),
         attestation: annotation("vnd.docker.reference.type") == Some("attestation-manifest"),
         media_type: raw.media_type.filter(|text| !text.is_empty()),
         platform: raw.platform.and_then(platform),

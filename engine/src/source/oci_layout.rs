@@ -10,7 +10,6 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
-use super::ImageSource;
 use super::error::{SourceError, SourceErrorKind};
 use super::exact::Exact;
 use super::manifest::{
@@ -19,6 +18,7 @@ use super::manifest::{
 use super::platform::Platform;
 use super::reference::Reference;
 use super::resolve::{self, Documents, Kept, Kind};
+use super::{ImageSource, Located};
 use crate::digest::Sha256;
 
 /// Bytes of the `oci-layout` marker.
@@ -100,7 +100,7 @@ impl OciLayout {
         Ok(())
     }
 
-    fn find(&self, platform: &Platform) -> Result<Sha256, SourceErrorKind> {
+    fn find(&self, platform: &Platform) -> Result<Located, SourceErrorKind> {
         let entries = self.entries()?;
         if let Some(digest) = self
             .tag
@@ -197,7 +197,15 @@ impl Documents for OciLayout {
 
 impl ImageSource for OciLayout {
     fn resolve(&self, platform: &Platform) -> Result<Sha256, SourceError> {
+        self.locate(platform).map(|found| found.manifest)
+    }
+
+    fn locate(&self, platform: &Platform) -> Result<Located, SourceError> {
         self.find(platform).map_err(|kind| kind.of(&self.name))
+    }
+
+    fn statements(&self, attestation: &Sha256) -> Result<Vec<LayerDescriptor>, SourceError> {
+        resolve::statements(self, attestation).map_err(|kind| kind.of(&self.name))
     }
 
     fn image(&self, manifest: &Sha256) -> Result<ResolvedImage, SourceError> {

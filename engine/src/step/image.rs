@@ -1,6 +1,6 @@
 //! Images: a name becomes a manifest, a manifest its layers, a layer a pack and a tree.
 //!
-//! Enters: an [`ImageSource`]. Leaves: `resolve` (value `manifest`), `image` (objects `manifest`,
+//! Enters: an [`ImageSource`]. Leaves: `resolve` (values `manifest`, `attestations`), `image` (objects `manifest`,
 //! `config`; value `layers`), `layer` and `directory` (objects `pack`, `tree`).
 
 use std::path::PathBuf;
@@ -10,7 +10,7 @@ use kiln_cache::{Action, Digest, Key, KeyBuilder};
 
 use super::{Lane, Next, Results, Reuse, Scope, Step, StepError, Task};
 use crate::digest::Sha256;
-use crate::source::{ImageSource, LayerDescriptor, Platform};
+use crate::source::{ImageSource, LayerDescriptor, Located, Platform};
 use crate::tree::directory;
 use crate::tree::unpack::{Expect, Options, Unpacked, unpack};
 
@@ -24,7 +24,7 @@ pub struct Image {
     /// What it must run on.
     pub platform: Platform,
     /// The manifest, when a lock or the reference itself says it.
-    pub pinned: Option<Sha256>,
+    pub pinned: Option<Located>,
     /// Whether the name is looked up anew.
     pub refresh: bool,
 }
@@ -50,12 +50,12 @@ impl Step for Resolve {
     }
 
     fn id(&self) -> Key {
-        self.0.id("resolve").finish()
+        self.0.id("resolve").number("version", 2).finish()
     }
 
     fn next(&self, _got: &Results<'_>) -> Result<Next, StepError> {
-        if let Some(pinned) = self.0.pinned {
-            return Ok(Next::Done(resolved(&pinned)));
+        if let Some(pinned) = &self.0.pinned {
+            return Ok(Next::Done(resolved(pinned)));
         }
         let image = self.0.clone();
         let local = !image.source.inputs().is_empty();
@@ -72,19 +72,39 @@ impl Step for Resolve {
                 let context = format!("image {}", image.source.name());
                 image
                     .source
-                    .resolve(&image.platform)
-                    .map(|digest| resolved(&digest))
+                    .locate(&image.platform)
+                    .map(|found| resolved(&found))
                     .map_err(StepError::in_context(context))
             }),
         }))
     }
 }
 
-fn resolved(manifest: &Sha256) -> Action {
+fn resolved(found: &Located) -> Action {
+    let attestations: Vec<String> = found.attestations.iter().map(Sha256::to_string).collect();
     Action {
-        values: vec![("manifest".into(), manifest.to_string().into_bytes())],
+        values: vec![
+            ("manifest".into(), found.manifest.to_string().into_bytes()),
+            ("attestations".into(), attestations.join(" ").into_bytes()),
+        ],
         ..Action::default()
     }
+}
+
+/// Returns what a [`Resolve`] found.
+pub(crate) fn located(resolve: &Action) -> Result<Located, StepError> {
+    let text = resolve.value("attestations").unwrap_or_default();
+    let words = String::from_utf8_lossy(text);
+    let attestations: Result<Vec<Sha256>, _> = words
+        .split(' ')
+        .filter(|word| !word.is_empty())
+        .map(str::parse)
+        .collect();
+    Ok(Located {
+        manifest: manifest_of(resolve)?,
+        attestations: attestations
+            .map_err(StepError::in_context("the cache's record of an image"))?,
+    })
 }
 
 /// Returns the manifest a [`Resolve`] found.

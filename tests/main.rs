@@ -17,4 +17,5 @@ mod migrate;
 mod platforms;
 mod push;
 mod registry;
+mod sbom;
 mod schema;

@@ -2,8 +2,9 @@
 //!
 //! In reading order: [`spec`] is what people wrote, with positions; [`source`] is where bytes come
 //! from; [`tree`] turns layers into packs and trees and merges them; [`system`] is LinuxKit's
-//! contract (bundles, files, kernel); [`step`] is the graph that does all of it once;
-//! [`format`] writes outputs; [`image_store`] is images as things in the cache. No terminal, no argv and no environment in here.
+//! contract (bundles, files, kernel); [`sbom`] is what the system is made of; [`step`] is the graph
+//! that does all of it once; [`format`] writes outputs; [`image_store`] is images as things in the
+//! cache. No terminal, no argv and no environment in here.
 
 pub mod build;
 pub mod causes;
@@ -12,6 +13,7 @@ pub mod event;
 pub mod format;
 pub mod image_store;
 pub mod lockfile;
+pub mod sbom;
 pub mod source;
 pub mod spec;
 pub mod step;

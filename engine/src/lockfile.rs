@@ -7,6 +7,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::digest::Sha256;
+use crate::source::Located;
 
 /// The format this code writes and reads.
 const VERSION: u32 = 1;
@@ -36,6 +37,9 @@ pub struct LockedImage {
     pub platform: String,
     /// `sha256:…` of the manifest for that platform.
     pub manifest: String,
+    /// `sha256:…` of the manifests that attest what is in it.
+    #[serde(default)]
+    pub attestations: Vec<String>,
 }
 
 /// A list of packages, solved.
@@ -74,10 +78,11 @@ impl Lock {
             return Err(LockError::Newer(lock.version));
         }
         for image in &lock.images {
-            image
-                .manifest
-                .parse::<Sha256>()
-                .map_err(|error| LockError::Malformed(format!("{}: {error}", image.image)))?;
+            for digest in [&image.manifest].into_iter().chain(&image.attestations) {
+                digest
+                    .parse::<Sha256>()
+                    .map_err(|error| LockError::Malformed(format!("{}: {error}", image.image)))?;
+            }
         }
         Ok(lock)
     }
@@ -103,6 +108,10 @@ impl Lock {
                 quoted(&image.platform),
                 image.manifest
             ));
+            if !image.attestations.is_empty() {
+                let list = image.attestations.join("\n      - ");
+                out.push_str(&format!("    attestations:\n      - {list}\n"));
+            }
         }
         out.push_str(&format!("packages:{}\n", none_if(self.packages.is_empty())));
         let mut packages = self.packages.clone();
@@ -120,14 +129,18 @@ impl Lock {
         out
     }
 
-    /// Returns the manifest an image is pinned to.
+    /// Returns what an image is pinned to.
     #[must_use]
-    pub fn manifest(&self, image: &str, platform: &str) -> Option<Sha256> {
+    pub fn image(&self, image: &str, platform: &str) -> Option<Located> {
         let found = self
             .images
             .iter()
             .find(|entry| entry.image == image && entry.platform == platform)?;
-        found.manifest.parse().ok()
+        let attestations = found.attestations.iter().map(|text| text.parse().ok());
+        Some(Located {
+            manifest: found.manifest.parse().ok()?,
+            attestations: attestations.collect::<Option<_>>()?,
+        })
     }
 
     /// Returns what a package list came to.
@@ -154,6 +167,7 @@ mod tests {
             image: name.into(),
             platform: "linux/amd64".into(),
             manifest: Sha256::of(name.as_bytes()).to_string(),
+            attestations: vec![Sha256::of(b"attestation").to_string(); name.len() % 3],
         };
         Lock {
             version: VERSION,
@@ -171,8 +185,9 @@ mod tests {
         let text = lock.render();
         let again = Lock::parse(&text).unwrap();
         assert_eq!(again.render(), text);
-        assert!(again.manifest("a: \"odd\" #name", "linux/amd64").is_some());
-        assert!(again.manifest("a", "linux/amd64").is_none());
+        let odd = again.image("a: \"odd\" #name", "linux/amd64").unwrap();
+        assert_eq!(odd.attestations.len(), "a: \"odd\" #name".len() % 3);
+        assert!(again.image("a", "linux/amd64").is_none());
         assert_eq!(
             again.resolved(&lock.packages[0].request),
             Some(&lock.packages[0].resolved[..])

@@ -1,5 +1,6 @@
 //! What tests stand on: a space of their own, images made by umoci, a registry by Debian.
 
+pub(crate) mod attest;
 pub(crate) mod disk;
 pub(crate) mod images;
 pub(crate) mod layout;

@@ -52,8 +52,17 @@ impl Space {
 }
 
 impl Registry {
-    /// Copies an OCI layout there; returns the reference.
+    /// Copies this machine's image of an OCI layout there; returns the reference.
     pub(crate) fn push(&self, layout: &str, name: &str) -> String {
+        self.copy(layout, name, &[])
+    }
+
+    /// Copies an index of an OCI layout there, with all it lists; returns the reference.
+    pub(crate) fn push_all(&self, layout: &str, name: &str) -> String {
+        self.copy(layout, name, &["--all"])
+    }
+
+    fn copy(&self, layout: &str, name: &str, flags: &[&str]) -> String {
         let reference = format!("{}/{name}", self.host);
         let (from, to) = (
             format!("oci:{layout}:latest"),
@@ -61,7 +70,12 @@ impl Registry {
         );
         tool(
             "skopeo",
-            &["copy", "-q", "--dest-tls-verify=false", &from, &to],
+            &[
+                &["copy", "-q", "--dest-tls-verify=false"],
+                flags,
+                &[&from, &to],
+            ]
+            .concat(),
         );
         reference
     }

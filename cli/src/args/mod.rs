@@ -4,6 +4,7 @@
 
 mod cache;
 mod migrate;
+mod sbom;
 mod schema;
 
 use std::path::PathBuf;
@@ -17,6 +18,7 @@ pub(crate) use cache::{
     ExportFormat,
 };
 
+pub(crate) use self::sbom::{Bill, Form, Sbom};
 use crate::exit;
 use crate::machine::Publish;
 
@@ -84,6 +86,9 @@ pub(crate) enum Command {
     /// Print the JSON Schema of descriptions
     #[command(long_about = schema::ABOUT)]
     Schema(Schema),
+    /// Print a system's bill of materials
+    #[command(long_about = sbom::ABOUT, after_long_help = exit::HELP)]
+    Sbom(Sbom),
     /// Look at the cache, and manage the images in it
     #[command(subcommand)]
     Cache(CacheCommand),
@@ -137,6 +142,9 @@ pub(crate) struct Build {
     /// Take the kernel out of its compressed image (gzip, xz, zstd, lz4, lzma)
     #[arg(long)]
     pub(crate) decompress_kernel: bool,
+    /// What the system is made of.
+    #[command(flatten)]
+    pub(crate) bill: Bill,
     /// What LinuxKit has and kiln does not need.
     #[command(flatten)]
     pub(crate) linuxkit: LinuxKit,
@@ -146,9 +154,6 @@ pub(crate) struct Build {
 /// nothing; or refused with the reason.
 #[derive(Debug, Args)]
 pub(crate) struct LinuxKit {
-    /// Accepted for LinuxKit's sake: kiln writes no SBOM
-    #[arg(long, hide = true)]
-    pub(crate) no_sbom: bool,
     /// Accepted for LinuxKit's sake: contents are named by their digests
     #[arg(long, hide = true)]
     pub(crate) disable_content_trust: bool,

@@ -127,6 +127,7 @@ fn build_request(arguments: &Build) -> Result<Request, Failure> {
     check_linuxkit(&arguments.linuxkit, arguments.output.as_deref())?;
     let mut request = request::request(&arguments.files, formats, &arguments.common)?;
     request.decompress_kernel = arguments.decompress_kernel;
+    request.sbom = super::sbom::bill(&arguments.bill)?;
     if let Some(output) = &arguments.output {
         request.destination = one_file(output, &request.formats, arguments.json)?;
     }

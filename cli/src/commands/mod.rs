@@ -6,6 +6,7 @@ mod lock;
 mod migrate;
 mod request;
 mod run;
+mod sbom;
 mod schema;
 mod version;
 
@@ -27,6 +28,7 @@ pub(crate) fn run(arguments: &Arguments) -> ExitCode {
         Command::Migrate(migrate) => migrate::run(migrate, printer),
         Command::Schema(schema) => schema::run(schema),
         Command::Cache(cache) => cache::run(cache, printer),
+        Command::Sbom(sbom) => sbom::run(sbom, printer),
         Command::Version(version) => version::run(version),
     };
     ExitCode::from(match result {

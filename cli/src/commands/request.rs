@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use kiln_engine::build::{Description, Destination, Format, Network, Request, fetch};
+use kiln_engine::sbom::Options as SbomOptions;
 
 use crate::args::{Common, Sources};
 use crate::failure::Failure;
@@ -41,6 +42,7 @@ pub(super) fn request(
         architecture,
         cache,
         decompress_kernel: false,
+        sbom: Some(SbomOptions::default()),
         pull: common.sources.pull,
         network,
         program: program(),

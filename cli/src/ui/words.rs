@@ -15,6 +15,8 @@ pub(crate) fn of(kind: &str) -> Words {
     let (done, doing, notable) = match kind {
         "resolve" => ("Resolved", "Resolving", true),
         "image" => ("Read", "Reading", false),
+        "attestation" => ("Fetched", "Fetching", false),
+        "bill" => ("Listed", "Listing", false),
         "directory" => ("Read", "Reading", true),
         "layer" => ("Unpacked", "Unpacking", true),
         "blob" => ("Fetched", "Fetching", true),
@@ -27,7 +29,7 @@ pub(crate) fn of(kind: &str) -> Words {
         "kernel" => ("Picked", "Picking", false),
         "segment" => ("Packed", "Packing", false),
         "member" => ("Compressed", "Compressing", false),
-        "system" => ("Composed", "Composing", false),
+        "sbom" | "system" => ("Composed", "Composing", false),
         _ => ("Made", "Making", false),
     };
     Words {

@@ -26,7 +26,7 @@ pub(super) struct Inputs {
     pub(super) absent: Vec<PathBuf>,
 }
 
-/// Returns the key of a request's meaning.
+/// Returns the key of a request's meaning; none when it means something else every time.
 fn key(request: &Request) -> Option<Key> {
     let absolute = |path: &Path| std::path::absolute(path).ok();
     let bytes = |path: &Path| path.as_os_str().as_encoded_bytes().to_vec();
@@ -41,7 +41,11 @@ fn key(request: &Request) -> Option<Key> {
             }
         })
         .collect();
-    let mut key = KeyBuilder::new("build", 2)
+    let sbom = request.sbom.as_ref();
+    if sbom.is_some_and(|sbom| sbom.created.is_some()) {
+        return None;
+    }
+    let mut key = KeyBuilder::new("build", 3)
         .field("program", &request.program)
         .list("descriptions", descriptions?)
         .list(
@@ -50,6 +54,11 @@ fn key(request: &Request) -> Option<Key> {
         )
         .field("architecture", &request.architecture)
         .number("decompress", request.decompress_kernel.into())
+        .list(
+            "sbom",
+            sbom.iter()
+                .flat_map(|sbom| [sbom.format.name(), sbom.file.as_str()]),
+        )
         // Sources of files are relative to it.
         .field("directory", bytes(&std::env::current_dir().ok()?));
     match &request.destination {

@@ -25,10 +25,11 @@ use crate::event::{Event, Listener};
 use crate::format::FormatError;
 use crate::format::assemble::replace;
 use crate::lockfile::{Lock, LockError};
+use crate::sbom::Options as SbomOptions;
 use crate::source::Mirror;
 use crate::spec::{SpecError, SpecErrors};
 use crate::step::scheduler::{Graph, RunError, run as run_graph};
-use crate::step::system::System;
+use crate::step::system::{Materials, System};
 use crate::step::{Step, StepError};
 
 /// A description is a few kilobytes.
@@ -164,6 +165,8 @@ pub struct Request {
     pub decompress_kernel: bool,
     /// Whether tags and package indexes are looked up anew.
     pub pull: bool,
+    /// The bill of materials, unless there is to be none.
+    pub sbom: Option<SbomOptions>,
     /// `init: [kiln]`: the static kiln-init binary for `architecture`, when this kiln carries one.
     pub guest: Option<&'static [u8]>,
     /// Registries and mirrors.
@@ -419,6 +422,28 @@ fn once(
     fresh::remember(request, cache, &mut planned.inputs, &report, stamps)?;
     report.graph = graph;
     Ok(report)
+}
+
+/// Writes the bill of materials of a system that is not built, where `request` wants its output.
+///
+/// # Errors
+/// Whatever keeps the system's parts from being had, or the document from being written.
+pub fn sbom(
+    request: &Request,
+    listener: &dyn Listener,
+    cancel: &AtomicBool,
+    stdout: &mut dyn Write,
+) -> Result<(), BuildError> {
+    write::check(request)?;
+    let cache = Cache::open(&request.cache)?;
+    let planned = plan::plan(request, listener)?;
+    let root: Arc<dyn Step> = Arc::new(Materials(planned.plan.clone()));
+    let run = run_graph(&cache, listener, cancel, &root);
+    for note in planned.registry.take_notes() {
+        listener.event(&Event::Warning(note));
+    }
+    let (result, _) = run?;
+    write::write(request, &cache, listener, cancel, &result, stdout).map(|_| ())
 }
 
 /// Writes the lock file: what the YAML's names mean now. Returns its path.

@@ -305,6 +305,7 @@ impl<'a> Planner<'a> {
             );
         }
         let formats = self.request.formats.clone();
+        let sbom = self.request.sbom.clone();
         Ok(Plan {
             spec,
             ids,
@@ -314,6 +315,7 @@ impl<'a> Planner<'a> {
             volumes,
             files,
             formats,
+            sbom,
         })
     }
 
@@ -377,7 +379,7 @@ impl<'a> Planner<'a> {
         for input in source.inputs() {
             self.look_at(&input);
         }
-        let pinned = self.lock.manifest(&name, &self.platform.to_string());
+        let pinned = self.lock.image(&name, &self.platform.to_string());
         let image = Image {
             source,
             platform: self.platform.clone(),
@@ -504,21 +506,6 @@ fn one(at: &Position, message: String) -> BuildError {
     BuildError::Spec(vec![error])
 }
 
-impl Plan {
-    fn origins(&self) -> impl Iterator<Item = &Origin> {
-        let init = self.init.iter().filter_map(|init| match init {
-            Init::Kiln(_) => None,
-            Init::Origin(origin) => Some(origin),
-        });
-        self.kernel
-            .iter()
-            .map(|kernel| &kernel.origin)
-            .chain(init)
-            .chain(self.containers.values().flatten())
-            .chain(self.volumes.iter().flatten())
-    }
-}
-
 /// Resolves every name of a plan, and nothing more.
 struct Names(Arc<Plan>);
 
@@ -547,11 +534,16 @@ impl Step for Names {
                     let step: Arc<dyn Step> = Arc::new(Resolve(image.clone()));
                     match got.get(&*step) {
                         None => needed.push(step),
-                        Some(resolved) => lock.images.push(LockedImage {
-                            image: origin.name.clone(),
-                            platform: image.platform.to_string(),
-                            manifest: crate::step::image::manifest_of(&resolved)?.to_string(),
-                        }),
+                        Some(resolved) => {
+                            let found = crate::step::image::located(&resolved)?;
+                            let attestations = found.attestations.iter().map(ToString::to_string);
+                            lock.images.push(LockedImage {
+                                image: origin.name.clone(),
+                                platform: image.platform.to_string(),
+                                manifest: found.manifest.to_string(),
+                                attestations: attestations.collect(),
+                            });
+                        }
                     }
                 }
                 Source::Debian(packages) => match packages.solution(got)? {

@@ -32,6 +32,19 @@ pub(super) fn check(request: &Request) -> Result<(), BuildError> {
             "--format tar, for one",
         ));
     }
+    if let Some(sbom) = &request.sbom
+        && let Err(why) = sbom.path()
+    {
+        // LinuxKit's words for the first.
+        let message = match sbom.file.as_str() {
+            "" => "bill of materials: filename must be specified".to_owned(),
+            file => format!("bill of materials: {file:?} {why}"),
+        };
+        return Err(BuildError::usage(
+            message,
+            "--sbom-output usr/share/sbom.json, or --no-sbom for none",
+        ));
+    }
     match &request.destination {
         Destination::Directory { directory, .. } => {
             let metadata = fs::metadata(directory).map_err(BuildError::output(directory))?;

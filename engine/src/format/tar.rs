@@ -1,14 +1,18 @@
 //! tar segments: PAX archives (POSIX.1-2017 pax, "pax Interchange Format"), one run per fragment.
 //!
-//! Enters: a fragment and its plan. Leaves: a recipe whose length is a multiple of 4 KiB.
+//! Enters: a fragment and its plan. Leaves: a recipe whose length is a multiple of 4 KiB, but for
+//! the bill of materials.
 //!
 //! An entry is an `x` header named `DIR/PaxHeaders.0/BASE` with the sorted records
 //! `LINUXKIT.location`, `LINUXKIT.source`, and those only that ustar cannot express (`path`,
 //! `linkpath`, `size`, `uid`, `gid`, sub-second `mtime`, `SCHILY.xattr.*`), then its own header.
-//! No user or group names. Directories have no trailing slash, as LinuxKit writes them.
+//! Without provenance there are no records, and then no `x` header: the bill of materials is plain
+//! ustar, as LinuxKit writes it. No user or group names. Directories have no trailing slash, as
+//! LinuxKit writes them.
 //!
-//! The padding is a `comment` record in the last entry's `x` header. A global header (`g`) would
-//! do too, but LinuxKit's own converters stop at any header type beyond files and `x`.
+//! The padding is a `comment` record in the last entry's `x` header; a fragment without
+//! provenance, which is the last, has none. A global header (`g`) would do too, but LinuxKit's own
+//! converters stop at any header type beyond files and `x`.
 
 use kiln_cache::Cache;
 
@@ -51,7 +55,8 @@ pub fn segment(
         names: Names::default(),
         header: Vec::with_capacity(4096),
     };
-    let last = order.pop();
+    let bare = fragment.source.is_empty() && fragment.location.is_empty();
+    let last = if bare { None } else { order.pop() };
     for place in order {
         writer.entry(place, false)?;
     }
@@ -151,7 +156,9 @@ impl Writer<'_> {
             body = records.sorted();
         }
         self.header.clear();
-        extended(&path, &body, &mut self.header);
+        if !body.is_empty() {
+            extended(&path, &body, &mut self.header);
+        }
         header.write(&mut self.header);
         self.sink.literal(&self.header)?;
         if size > 0 {

@@ -75,10 +75,10 @@ impl Images<'_> {
             .parse()
             .map_err(|error| StepError::new(format!("image {}", found.name), error))?;
         let source: Arc<dyn ImageSource> = Arc::new(self.registry.image(&registry));
-        let image = match Store::new(&self.cache).image(&found.manifest) {
+        let image = match Store::new(&self.cache).image(&found.found.manifest) {
             Some(image) => image,
             None => source
-                .image(&found.manifest)
+                .image(&found.found.manifest)
                 .map_err(|error| failed(&found.name, *error.kind))?,
         };
         let called = name.unwrap_or(&registry);
@@ -224,7 +224,7 @@ impl Images<'_> {
         let image = Arc::new(Image {
             source: source.clone(),
             platform: platform.clone(),
-            pinned: Some(resolved.manifest_digest),
+            pinned: Some(resolved.manifest_digest.into()),
             refresh: false,
         });
         let step = |layer: &crate::source::LayerDescriptor| {

@@ -55,7 +55,7 @@ pub(crate) fn gather(
     wanted: Option<&Platform>,
 ) -> Result<Gathered, SourceErrorKind> {
     let manifest = match wanted {
-        Some(platform) => Some(resolve(from, top, stated, platform)?),
+        Some(platform) => Some(resolve(from, top, stated, platform)?.manifest),
         None => None,
     };
     let mut walk = Walk {
@@ -127,9 +127,7 @@ impl Walk<'_> {
         match self.manifest {
             None => true,
             Some(manifest) => {
-                entry.digest == manifest
-                    || entry.is_index()
-                    || entry.is_attestation() && entry.subject == Some(manifest)
+                entry.digest == manifest || entry.is_index() || entry.is_attestation_of(&manifest)
             }
         }
     }

@@ -15,6 +15,7 @@ use std::sync::atomic::Ordering;
 use super::gather::{Found, gather};
 use super::name::Name;
 use super::pull::Pulled;
+use super::store::Store;
 use super::{Images, failed, name};
 use crate::build::BuildError;
 use crate::digest::Sha256;
@@ -160,6 +161,7 @@ impl Images<'_> {
         images: &[Found],
         bytes: u64,
     ) -> Result<Option<Pulled>, BuildError> {
+        let store = Store::new(&self.cache);
         let mut records: Vec<Name> = Vec::new();
         let known = images
             .iter()
@@ -175,10 +177,13 @@ impl Images<'_> {
                 if let Some((_, manifest)) = best
                     && !records.iter().any(|record| record.platform == wanted)
                 {
+                    // What the index says beside it; a single image has nothing beside.
+                    let located = store.resolve(&top, &wanted);
+                    let located = located.filter(|found| found.manifest == manifest);
                     records.push(Name {
                         name: key.to_owned(),
                         platform: wanted,
-                        manifest,
+                        found: located.unwrap_or_else(|| manifest.into()),
                         top,
                     });
                 }
@@ -199,7 +204,7 @@ impl Images<'_> {
         for old in &others {
             self.cache.remove_action(&old.key())?;
         }
-        self.record(records)?;
+        self.record(&records)?;
         self.release(&others)?;
         Ok(Some(Pulled {
             name: key.to_owned(),

@@ -51,7 +51,7 @@ impl Images<'_> {
                 bytes: bytes(&self.cache, &names)?,
                 platforms: names
                     .into_iter()
-                    .map(|name| (name.platform, name.manifest))
+                    .map(|name| (name.platform, name.found.manifest))
                     .collect(),
             });
         }
@@ -78,7 +78,7 @@ pub(super) fn keys(cache: &Cache, names: &[Name]) -> Result<BTreeSet<Key>, Build
     let store = Store::new(cache);
     let mut keys = BTreeSet::new();
     for name in names {
-        for digest in [&name.top, &name.manifest] {
+        for digest in [&name.top, &name.found.manifest] {
             keys.insert(blob_key(digest));
             // What is not complete here, a build's image without its blobs, has its records below.
             let Ok(gathered) = gather(&store, digest, None, None) else {
@@ -88,7 +88,7 @@ pub(super) fn keys(cache: &Cache, names: &[Name]) -> Result<BTreeSet<Key>, Build
             keys.extend(documents.map(|(digest, _)| blob_key(digest)));
             keys.extend(gathered.blobs.iter().map(|blob| blob_key(&blob.digest)));
             let images = gathered.images.iter().map(|image| image.manifest);
-            for manifest in images.chain([name.manifest]) {
+            for manifest in images.chain([name.found.manifest]) {
                 let key = manifest_key(&manifest);
                 let layers = match store.image(&manifest) {
                     Some(image) => image.layers,

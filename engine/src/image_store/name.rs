@@ -7,7 +7,7 @@
 use kiln_cache::{Action, Cache, Key, KeyBuilder};
 
 use crate::digest::Sha256;
-use crate::source::{Platform, Reference};
+use crate::source::{Located, Platform, Reference};
 
 /// The kind of these actions.
 const KIND: &str = "resolve";
@@ -19,15 +19,15 @@ pub struct Name {
     pub name: String,
     /// The platform that was asked for.
     pub platform: Platform,
-    /// The manifest of the image for it.
-    pub manifest: Sha256,
+    /// The manifest of the image for it, and its attestations.
+    pub found: Located,
     /// What the name itself leads to: an index, or the manifest again.
     pub top: Sha256,
 }
 
 /// Returns the key of a name's record.
 pub(crate) fn name_key(name: &str, platform: &Platform) -> Key {
-    KeyBuilder::new(KIND, 2)
+    KeyBuilder::new(KIND, 3)
         .field("image", name)
         .field("platform", platform.to_string())
         .finish()
@@ -35,11 +35,11 @@ pub(crate) fn name_key(name: &str, platform: &Platform) -> Key {
 
 impl Name {
     /// Makes a record whose label the scheduler fills in.
-    pub(crate) fn of(platform: &Platform, manifest: Sha256, top: Sha256) -> Self {
+    pub(crate) fn of(platform: &Platform, found: Located, top: Sha256) -> Self {
         Self {
             name: String::new(),
             platform: platform.clone(),
-            manifest,
+            found,
             top,
         }
     }
@@ -49,11 +49,17 @@ impl Name {
     }
 
     pub(crate) fn action(&self) -> Action {
+        let attestations = self.found.attestations.iter().map(Sha256::to_string);
+        let attestations = attestations.collect::<Vec<_>>().join(" ");
         Action {
             kind: KIND.to_owned(),
             label: self.name.clone(),
             values: vec![
-                ("manifest".into(), self.manifest.to_string().into_bytes()),
+                (
+                    "manifest".into(),
+                    self.found.manifest.to_string().into_bytes(),
+                ),
+                ("attestations".into(), attestations.into_bytes()),
                 ("top".into(), self.top.to_string().into_bytes()),
                 ("platform".into(), self.platform.to_string().into_bytes()),
             ],
@@ -67,10 +73,15 @@ impl Name {
         if !(action.kind.is_empty() || action.kind == KIND) {
             return None;
         }
+        let attestations = text("attestations")?.split(' ');
+        let attestations = attestations.filter(|word| !word.is_empty()).map(str::parse);
         Some(Self {
             name: action.label.clone(),
             platform: text("platform")?.parse().ok()?,
-            manifest: text("manifest")?.parse().ok()?,
+            found: Located {
+                manifest: text("manifest")?.parse().ok()?,
+                attestations: attestations.collect::<Result<_, _>>().ok()?,
+            },
             top: text("top")?.parse().ok()?,
         })
     }
@@ -86,7 +97,7 @@ impl Name {
         };
         reference
             .digest()
-            .is_some_and(|digest| *digest == self.top || *digest == self.manifest)
+            .is_some_and(|digest| *digest == self.top || *digest == self.found.manifest)
             && (own.host(), own.repository()) == (reference.host(), reference.repository())
     }
 }

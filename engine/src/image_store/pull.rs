@@ -34,10 +34,10 @@ impl Images<'_> {
     pub fn pull(&self, reference: &Reference, platform: &Platform) -> Result<Pulled, BuildError> {
         let name = reference.key();
         let image = Arc::new(self.registry.image(reference));
-        let manifest = image
-            .resolve(platform)
+        let found = image
+            .locate(platform)
             .map_err(|error| failed(&name, *error.kind))?;
-        let top = image.top().map_or(manifest, |(digest, _)| digest);
+        let top = image.top().map_or(found.manifest, |(digest, _)| digest);
         let gathered =
             gather(&*image, &top, None, Some(platform)).map_err(|kind| failed(&name, kind))?;
         let source: Arc<dyn ImageSource> = image;
@@ -45,10 +45,10 @@ impl Images<'_> {
         let record = Name {
             name: name.clone(),
             platform: platform.clone(),
-            manifest,
+            found,
             top,
         };
-        self.record(vec![record])?;
+        self.record(&[record])?;
         let documents = gathered.documents.iter().chain(&gathered.configs);
         let documents: usize = documents.map(|(_, bytes)| bytes.len()).sum();
         let blobs: u64 = gathered.blobs.iter().map(|blob| blob.size).sum();
@@ -61,15 +61,15 @@ impl Images<'_> {
     }
 
     /// Writes records of names; what only the names' old meaning used goes.
-    pub(super) fn record(&self, records: Vec<Name>) -> Result<(), BuildError> {
+    pub(super) fn record(&self, records: &[Name]) -> Result<(), BuildError> {
         let mut replaced = Vec::new();
-        for record in &records {
+        for record in records {
             let before = self.cache.action(&record.key())?;
             replaced.extend(before.as_ref().and_then(Name::read));
             self.cache.put_action(&record.key(), &record.action())?;
         }
         replaced.retain(|old| {
-            let same = |new: &Name| (new.manifest, new.top) == (old.manifest, old.top);
+            let same = |new: &Name| (&new.found, new.top) == (&old.found, old.top);
             !records.iter().any(same)
         });
         self.release(&replaced).map(drop)

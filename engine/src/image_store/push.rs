@@ -73,7 +73,7 @@ impl Images<'_> {
         let source: Arc<dyn ImageSource> = Arc::new(self.registry.image(&own));
         for manifest in names
             .iter()
-            .map(|name| name.manifest)
+            .map(|name| name.found.manifest)
             .collect::<BTreeSet<_>>()
         {
             let image = match Store::new(&self.cache).image(&manifest) {
@@ -109,7 +109,8 @@ impl Images<'_> {
         target.put_manifest(&tag, &bytes, &media).map_err(fail)?;
         if options.arch_tags {
             for name in &names {
-                let found = store.read(crate::source::resolve::Kind::Manifest, &name.manifest);
+                let found =
+                    store.read(crate::source::resolve::Kind::Manifest, &name.found.manifest);
                 let bytes = found.map_err(fail)?;
                 let tag = format!("{tag}-{}", name.platform.architecture);
                 target
@@ -148,8 +149,8 @@ impl Images<'_> {
             }
         }
         let mut seen = BTreeSet::new();
-        for name in names.iter().filter(|name| seen.insert(name.manifest)) {
-            let bytes = read(&name.manifest)?;
+        for name in names.iter().filter(|name| seen.insert(name.found.manifest)) {
+            let bytes = read(&name.found.manifest)?;
             let mut platform = json!({
                 "architecture": name.platform.architecture,
                 "os": name.platform.os,
@@ -159,7 +160,7 @@ impl Images<'_> {
             }
             local.entries.push(json!({
                 "mediaType": media_type(&bytes),
-                "digest": name.manifest.to_string(),
+                "digest": name.found.manifest.to_string(),
                 "size": bytes.len(),
                 "platform": platform,
             }));

@@ -73,7 +73,7 @@ impl Images<'_> {
             match image.resolve(&name.platform) {
                 Ok(manifest) => {
                     let top = image.top().map_or(manifest, |(top, _)| top);
-                    if manifest != name.manifest || top != name.top {
+                    if manifest != name.found.manifest || top != name.top {
                         return Ok(false);
                     }
                 }

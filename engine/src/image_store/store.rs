@@ -13,7 +13,7 @@ use sha2::Digest as _;
 use crate::digest::Sha256;
 use crate::source::error::SourceErrorKind;
 use crate::source::resolve::{self, Documents, Kept, Kind};
-use crate::source::{LayerDescriptor, Platform, ResolvedImage};
+use crate::source::{LayerDescriptor, Located, Platform, ResolvedImage};
 
 /// The kind of these actions, and the role of their one object.
 const KIND: &str = "blob";
@@ -124,6 +124,15 @@ pub(crate) fn stream(
     Ok(action(digest, object, size))
 }
 
+/// Returns the object of a blob that the cache has, whole.
+pub(crate) fn object(cache: &Cache, digest: &Sha256) -> Result<Option<Digest>, CacheError> {
+    let action = cache.action(&blob_key(digest))?;
+    let output = action.and_then(|action| action.outputs.first().cloned());
+    Ok(output
+        .filter(|(_, object, size)| cache.has_object_sized(object, *size))
+        .map(|(_, object, _)| object))
+}
+
 /// Opens a blob when the cache has it, whole.
 pub(crate) fn open(cache: &Cache, digest: &Sha256) -> Result<Option<BlobReader>, CacheError> {
     let Some(action) = cache.action(&blob_key(digest))? else {
@@ -180,9 +189,15 @@ impl<'a> Store<'a> {
         }
     }
 
-    /// Returns the manifest for a platform that a digest leads to, when all on the way is here.
-    pub(crate) fn resolve(&self, digest: &Sha256, platform: &Platform) -> Option<Sha256> {
+    /// Returns the manifest for a platform that a digest leads to, and its attestations, when all
+    /// on the way is here.
+    pub(crate) fn resolve(&self, digest: &Sha256, platform: &Platform) -> Option<Located> {
         resolve::resolve(self, digest, None, platform).ok()
+    }
+
+    /// Returns an attestation's SPDX documents, when it is here.
+    pub(crate) fn statements(&self, attestation: &Sha256) -> Option<Vec<LayerDescriptor>> {
+        resolve::statements(self, attestation).ok()
     }
 
     /// Returns an image, when manifest and config are here.

@@ -408,6 +408,7 @@ mod tests {
             prefix: String::new(),
             secrets,
             genuine,
+            rights: "pull",
         };
         let https = endpoint("https://r.example", true, true);
         assert!(may_see(&https, "auth.example") && may_see(&https, "r.example"));

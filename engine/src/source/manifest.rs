@@ -77,9 +77,11 @@ pub(crate) struct Descriptor {
     pub(crate) ref_name: Option<String>,
     /// containerd's and Docker's full name of the image, in the index of a layout.
     pub(crate) full_name: Option<String>,
-    /// The manifest that an attestation speaks of.
-    pub(crate) subject: Option<Sha256>,
+    /// The in-toto predicate type of an attestation's layer.
+    pub(crate) predicate_type: Option<String>,
     attestation: bool,
+    /// What an attestation speaks of.
+    speaks_of: Option<Sha256>,
 }
 
 impl Descriptor {
@@ -94,6 +96,11 @@ impl Descriptor {
                 platform.os == "unknown" && platform.architecture == "unknown"
             })
     }
+
+    /// Tells whether this is BuildKit's attestation of a manifest.
+    pub(crate) fn is_attestation_of(&self, manifest: &Sha256) -> bool {
+        self.attestation && self.speaks_of.as_ref() == Some(manifest)
+    }
 }
 
 /// An image manifest.
@@ -107,7 +114,7 @@ pub(crate) struct Manifest {
 #[derive(Clone, Debug)]
 pub(crate) enum Document {
     Index(Vec<Descriptor>),
-    Image(Manifest),
+    Image(Box<Manifest>),
 }
 
 /// What kiln reads of an image config.
@@ -210,12 +217,12 @@ pub(crate) fn parse(
                 ));
             }
             let layers = layers.into_iter().enumerate();
-            Ok(Document::Image(Manifest {
+            Ok(Document::Image(Box::new(Manifest {
                 config: descriptor(config, &format!("{what}: config"))?,
                 layers: layers
                     .map(|(at, layer)| descriptor(layer, &format!("{what}: layer {at}")))
                     .collect::<Result<_, _>>()?,
-            }))
+            })))
         }
         (None, None, _) => Err(SourceErrorKind::unsupported(
             what,
@@ -366,7 +373,8 @@ fn descriptor(raw: RawDescriptor, what: &str) -> Result<Descriptor, SourceErrorK
         size: raw.size,
         ref_name: annotation("org.opencontainers.image.ref.name").map(str::to_owned),
         full_name: annotation("io.containerd.image.name").map(str::to_owned),
-        subject: annotation("vnd.docker.reference.digest").and_then(|text| text.parse().ok()),
+        predicate_type: annotation("in-toto.io/predicate-type").map(str::to_owned),
+        speaks_of: annotation("vnd.docker.reference.digest").and_then(|text| text.parse().ok()),
         attestation: annotation("vnd.docker.reference.type") == Some("attestation-manifest"),
         media_type: raw.media_type.filter(|text| !text.is_empty()),
         platform: raw.platform.and_then(platform),

@@ -41,6 +41,24 @@ pub use reference::{Reference, ReferenceError};
 
 use crate::digest::Sha256;
 
+/// A manifest, and what its index says about it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Located {
+    /// The manifest.
+    pub manifest: Sha256,
+    /// BuildKit's attestations of it.
+    pub attestations: Vec<Sha256>,
+}
+
+impl From<Sha256> for Located {
+    fn from(manifest: Sha256) -> Self {
+        Self {
+            manifest,
+            attestations: Vec::new(),
+        }
+    }
+}
+
 /// One image somewhere, for any platform it has.
 ///
 /// Sources cache what they verified for as long as they live, so asking twice costs nothing.
@@ -50,6 +68,24 @@ pub trait ImageSource: Send + Sync {
     /// # Errors
     /// When the image, or one for that platform, is not there, or cannot be reached.
     fn resolve(&self, platform: &Platform) -> Result<Sha256, SourceError>;
+
+    /// As [`ImageSource::resolve`], with what stands beside the manifest.
+    ///
+    /// # Errors
+    /// As [`ImageSource::resolve`].
+    fn locate(&self, platform: &Platform) -> Result<Located, SourceError> {
+        self.resolve(platform).map(Located::from)
+    }
+
+    /// Returns the SPDX documents of an attestation that [`ImageSource::locate`] found: layers for
+    /// [`ImageSource::layer`], in-toto statements (BuildKit's attestation storage, `attestation-storage.md`).
+    ///
+    /// # Errors
+    /// When the attestation is not there, has another digest, or is none.
+    fn statements(&self, attestation: &Sha256) -> Result<Vec<LayerDescriptor>, SourceError> {
+        let _ = attestation;
+        Ok(Vec::new())
+    }
 
     /// Returns manifest, config and layers of a resolved digest, verified.
     ///

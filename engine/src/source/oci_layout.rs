@@ -11,7 +11,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use serde::Deserialize;
 
-use super::ImageSource;
 use super::error::{SourceError, SourceErrorKind};
 use super::exact::Exact;
 use super::manifest::{
@@ -21,6 +20,7 @@ use super::platform::Platform;
 use super::reference::Reference;
 use super::resolve::{self, Documents, Kept, Kind};
 use super::tar_index::{self, TarError, TarIndex};
+use super::{ImageSource, Located};
 use crate::digest::Sha256;
 
 /// Bytes of the `oci-layout` marker.
@@ -159,7 +159,7 @@ impl OciLayout {
         Ok(())
     }
 
-    fn find(&self, platform: &Platform) -> Result<Sha256, SourceErrorKind> {
+    fn find(&self, platform: &Platform) -> Result<Located, SourceErrorKind> {
         let entries = self.entries()?;
         if let Some(digest) = self
             .tag
@@ -265,7 +265,15 @@ impl Documents for OciLayout {
 
 impl ImageSource for OciLayout {
     fn resolve(&self, platform: &Platform) -> Result<Sha256, SourceError> {
+        self.locate(platform).map(|found| found.manifest)
+    }
+
+    fn locate(&self, platform: &Platform) -> Result<Located, SourceError> {
         self.find(platform).map_err(|kind| kind.of(&self.name))
+    }
+
+    fn statements(&self, attestation: &Sha256) -> Result<Vec<LayerDescriptor>, SourceError> {
+        resolve::statements(self, attestation).map_err(|kind| kind.of(&self.name))
     }
 
     fn image(&self, manifest: &Sha256) -> Result<ResolvedImage, SourceError> {

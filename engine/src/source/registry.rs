@@ -11,7 +11,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use serde::Deserialize;
 
-use super::ImageSource;
 use super::auth::{Auth, AuthError, Endpoint};
 use super::credentials::Credentials;
 use super::download::Download;
@@ -23,6 +22,7 @@ use super::manifest::{ACCEPT, LayerDescriptor, MANIFEST_SIZE_MAX, ResolvedImage}
 use super::platform::Platform;
 use super::reference::Reference;
 use super::resolve::{self, Documents, Kept, Kind};
+use super::{ImageSource, Located};
 use crate::digest::Sha256;
 
 /// Bytes of a list of tags that is read for a message.
@@ -272,7 +272,7 @@ impl RegistryImage {
             .get(endpoint, &self.repository, what, object, accept, 0)
     }
 
-    fn find(&self, platform: &Platform) -> Result<Sha256, SourceErrorKind> {
+    fn find(&self, platform: &Platform) -> Result<Located, SourceErrorKind> {
         if let Some(digest) = self.reference.digest() {
             return resolve::resolve(self, digest, None, platform);
         }
@@ -456,7 +456,15 @@ impl Documents for RegistryImage {
 
 impl ImageSource for RegistryImage {
     fn resolve(&self, platform: &Platform) -> Result<Sha256, SourceError> {
+        self.locate(platform).map(|found| found.manifest)
+    }
+
+    fn locate(&self, platform: &Platform) -> Result<Located, SourceError> {
         self.find(platform).map_err(|kind| kind.of(&self.name))
+    }
+
+    fn statements(&self, attestation: &Sha256) -> Result<Vec<LayerDescriptor>, SourceError> {
+        resolve::statements(self, attestation).map_err(|kind| kind.of(&self.name))
     }
 
     fn image(&self, manifest: &Sha256) -> Result<ResolvedImage, SourceError> {

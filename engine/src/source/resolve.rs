@@ -6,18 +6,24 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use super::Located;
 use super::error::SourceErrorKind;
 use super::manifest::{
-    CONFIG_SIZE_MAX, Descriptor, Document, MANIFEST_SIZE_MAX, Manifest, ResolvedImage, assemble,
-    parse, parse_config,
+    CONFIG_SIZE_MAX, Descriptor, Document, LayerDescriptor, MANIFEST_SIZE_MAX, Manifest,
+    ResolvedImage, assemble, parse, parse_config,
 };
 use super::platform::{Platform, available, candidates};
 use crate::digest::Sha256;
+use crate::sbom::statement::PREDICATE_TYPE;
 
 /// Indexes inside indexes that are followed.
 const DEPTH_MAX: usize = 4;
 /// Indexes read for one image.
 const INDEXES_MAX: usize = 16;
+/// Attestations of one manifest; BuildKit makes one.
+const ATTESTATIONS_MAX: usize = 8;
+/// The media type of an attestation's layer.
+const IN_TOTO: &str = "application/vnd.in-toto+json";
 /// Documents kept in memory by one source.
 const KEPT_MAX: usize = 64;
 
@@ -124,14 +130,41 @@ pub(crate) fn image(
     }
 }
 
-/// Returns the digest of the one manifest for `platform` that `digest` leads to. `stated` is the
+/// Returns the layers of an attestation that hold SPDX documents.
+pub(crate) fn statements(
+    documents: &dyn Documents,
+    digest: &Sha256,
+) -> Result<Vec<LayerDescriptor>, SourceErrorKind> {
+    let bytes = document(documents, Kind::Manifest, digest)?;
+    let what = Kind::Manifest.name(digest);
+    let Document::Image(manifest) = parse(&bytes, None, &what)? else {
+        return Err(SourceErrorKind::unsupported(
+            what,
+            "is an index, not an attestation",
+        ));
+    };
+    let is_spdx = |layer: &&Descriptor| {
+        layer.media_type.as_deref() == Some(IN_TOTO)
+            && layer.predicate_type.as_deref() == Some(PREDICATE_TYPE)
+    };
+    let statement = |layer: &Descriptor| LayerDescriptor {
+        digest: layer.digest,
+        size: layer.size,
+        media_type: IN_TOTO.to_owned(),
+        diff_id: layer.digest,
+    };
+    let found = manifest.layers.iter().filter(is_spdx);
+    Ok(found.map(statement).collect())
+}
+
+/// Returns the one manifest for `platform` that `digest` leads to, and its attestations. `stated` is the
 /// media type a header or descriptor gives it.
 pub(crate) fn resolve(
     documents: &dyn Documents,
     digest: &Sha256,
     stated: Option<&str>,
     platform: &Platform,
-) -> Result<Sha256, SourceErrorKind> {
+) -> Result<Located, SourceErrorKind> {
     let mut walk = Walk {
         documents,
         platform,
@@ -152,7 +185,7 @@ pub(super) fn resolve_entries(
     documents: &dyn Documents,
     entries: &[Descriptor],
     platform: &Platform,
-) -> Result<Sha256, SourceErrorKind> {
+) -> Result<Located, SourceErrorKind> {
     let mut walk = Walk {
         documents,
         platform,
@@ -182,7 +215,7 @@ impl Walk<'_> {
         digest: &Sha256,
         stated: Option<&str>,
         depth: usize,
-    ) -> Result<Option<Sha256>, SourceErrorKind> {
+    ) -> Result<Option<Located>, SourceErrorKind> {
         let bytes = document(self.documents, Kind::Manifest, digest)?;
         match parse(&bytes, stated, &Kind::Manifest.name(digest))? {
             Document::Index(entries) => {
@@ -199,7 +232,7 @@ impl Walk<'_> {
             }
             Document::Image(manifest) => {
                 self.check_machine(&manifest)?;
-                Ok(Some(*digest))
+                Ok(Some(Located::from(*digest)))
             }
         }
     }
@@ -208,7 +241,7 @@ impl Walk<'_> {
         &mut self,
         entries: &[Descriptor],
         depth: usize,
-    ) -> Result<Option<Sha256>, SourceErrorKind> {
+    ) -> Result<Option<Located>, SourceErrorKind> {
         for name in available(entries) {
             if !self.seen.contains(&name) {
                 self.seen.push(name);
@@ -216,12 +249,18 @@ impl Walk<'_> {
         }
         for entry in candidates(entries, self.platform) {
             // An index vouches for the platform of what it lists; the rest is looked into.
-            if entry.platform.is_some() && !entry.is_index() {
-                return Ok(Some(entry.digest));
-            }
-            let found = self.document(&entry.digest, entry.media_type.as_deref(), depth)?;
-            if found.is_some() {
-                return Ok(found);
+            let found = match entry.platform.is_some() && !entry.is_index() {
+                true => Some(Located::from(entry.digest)),
+                false => self.document(&entry.digest, entry.media_type.as_deref(), depth)?,
+            };
+            if let Some(mut found) = found {
+                let beside = entries
+                    .iter()
+                    .filter(|entry| entry.is_attestation_of(&found.manifest))
+                    .map(|entry| entry.digest);
+                found.attestations.extend(beside);
+                found.attestations.truncate(ATTESTATIONS_MAX);
+                return Ok(Some(found));
             }
         }
         Ok(None)
@@ -325,12 +364,72 @@ mod tests {
         }
 
         fn resolve(&self, top: &Value, platform: &str) -> Result<Sha256, SourceErrorKind> {
+            self.locate(top, platform).map(|found| found.manifest)
+        }
+
+        fn locate(&self, top: &Value, platform: &str) -> Result<Located, SourceErrorKind> {
             resolve(self, &digest(top), None, &platform.parse().unwrap())
         }
     }
 
     fn digest(entry: &Value) -> Sha256 {
         entry["digest"].as_str().unwrap().parse().unwrap()
+    }
+
+    #[test]
+    fn finds_the_attestations_of_the_wanted_platform_alone() {
+        let mut shelf = Shelf::default();
+        let (amd64, arm) = (shelf.image("amd64", ""), shelf.image("arm", "v7"));
+        let attest = |shelf: &mut Shelf, of: &Value, variant: &str| {
+            let mut entry = shelf.image("unknown", variant);
+            entry["platform"] = json!({"os": "unknown", "architecture": "unknown"});
+            entry["annotations"] = json!({
+                "vnd.docker.reference.type": "attestation-manifest",
+                "vnd.docker.reference.digest": of["digest"],
+            });
+            entry
+        };
+        let (ours, theirs) = (
+            attest(&mut shelf, &amd64, "a"),
+            attest(&mut shelf, &arm, "b"),
+        );
+        let mut stray = attest(&mut shelf, &amd64, "c");
+        stray["annotations"]["vnd.docker.reference.type"] = "something-else".into();
+        let index = shelf.index(&[amd64.clone(), arm, theirs, ours.clone(), stray]);
+        let top = shelf.index(&[index]);
+        let found = shelf.locate(&top, "linux/amd64").unwrap();
+        assert_eq!(found.manifest, digest(&amd64));
+        assert_eq!(found.attestations, [digest(&ours)]);
+        // An image by itself has none.
+        assert!(
+            shelf
+                .locate(&amd64, "linux/amd64")
+                .unwrap()
+                .attestations
+                .is_empty()
+        );
+    }
+
+    #[test]
+    fn of_an_attestation_only_spdx_counts() {
+        let mut shelf = Shelf::default();
+        let config = shelf.put(&json!({}));
+        let layer = |kind: &str, predicate: &str| {
+            json!({
+                "mediaType": kind, "digest": Sha256::of(predicate.as_bytes()).to_string(), "size": 3,
+                "annotations": {"in-toto.io/predicate-type": predicate},
+            })
+        };
+        let attestation = shelf.put(&json!({"config": config, "layers": [
+            layer(IN_TOTO, "https://slsa.dev/provenance/v0.2"),
+            layer(IN_TOTO, PREDICATE_TYPE),
+            layer("text/plain", PREDICATE_TYPE),
+        ]}));
+        let found = statements(&shelf, &digest(&attestation)).unwrap();
+        assert_eq!(found.len(), 1);
+        assert_eq!(found[0].digest, Sha256::of(PREDICATE_TYPE.as_bytes()));
+        let index = shelf.index(&[]);
+        assert!(statements(&shelf, &digest(&index)).is_err());
     }
 
     #[test]

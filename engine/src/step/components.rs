@@ -1,4 +1,5 @@
-//! Components: kernel, init, containers, volumes and files, each a fragment of the system.
+//! Components: kernel, init, containers, volumes, files and the bill of materials, each a fragment
+//! of the system.
 //!
 //! Enters: a [`Plan`]. Leaves: [`Fragments`], in the order of outputs: what changes most comes last.
 
@@ -11,6 +12,7 @@ use kiln_cache::{Action, Cache, Digest};
 use super::generated::Generated;
 use super::image::tree_of;
 use super::root::{Origin, Purpose, Root, Stack};
+use super::sbom::{self, Component};
 use super::system::{Init, Plan};
 use super::{Known, Need, Results, Step, StepError};
 use crate::format::{Fragment, Part};
@@ -32,10 +34,12 @@ const APK_DATABASE_MAX: u64 = 64 << 20;
 
 /// The fragments of a system.
 pub(crate) struct Fragments {
-    /// Kernel, init, skeleton, volumes, onboot, onshutdown, services, files.
+    /// Kernel, init, skeleton, volumes, onboot, onshutdown, services, files, bill of materials.
     pub(crate) list: Vec<Fragment>,
-    /// How many of them, from the end, are `files`: 0 or 1.
-    pub(crate) files: usize,
+    /// How many of them, from the end, are no components, but replace what components bring.
+    pub(crate) last: usize,
+    /// The bill of materials, and its size.
+    pub(crate) document: Option<(Digest, u64)>,
     /// The kernel's result, when there is a kernel.
     pub(crate) kernel: Option<Arc<Action>>,
     /// What people should know.
@@ -51,13 +55,17 @@ struct Pending {
 /// Returns the fragments, or what is needed before they are known.
 pub(crate) fn fragments(plan: &Plan, got: &Results<'_>) -> Known<Fragments> {
     let roots = Roots::of(plan);
-    let all = roots.all();
+    let mut all = roots.all();
+    if plan.sbom.is_some() {
+        all.extend(sbom::attestations(plan.origins()));
+    }
     if got.all(&all).is_err() {
         return Ok(Err(all));
     }
     let mut pending = skeleton(plan).into_iter().collect::<Vec<_>>();
     volumes(plan, &roots, got, &mut pending)?;
-    let warnings = containers(plan, &roots, got, &mut pending)?;
+    let mut materials = sbom::components(plan);
+    let warnings = containers(plan, &roots, got, &mut pending, &mut materials)?;
     let kernel = roots.kernel.as_ref().and_then(|step| got.get(&**step));
     let init = match roots.init(kernel.as_deref(), got)? {
         Ok(init) => init,
@@ -104,7 +112,7 @@ pub(crate) fn fragments(plan: &Plan, got: &Results<'_>) -> Known<Fragments> {
         }
         list.push(fragment);
     }
-    let mut files = 0;
+    let mut last = 0;
     if !plan.files.is_empty() {
         let step: Arc<dyn Step> = Arc::new(Generated {
             kind: "files",
@@ -120,11 +128,32 @@ pub(crate) fn fragments(plan: &Plan, got: &Results<'_>) -> Known<Fragments> {
             "files",
             vec![whole(tree_of(&action, "files")?)],
         ));
-        files = 1;
+        last += 1;
+    }
+    let mut document = None;
+    if let Some(options) = &plan.sbom {
+        let (digest, size) = match sbom::document(options, &materials, got)? {
+            Ok(found) => found,
+            Err(need) => return Ok(Err(need)),
+        };
+        document = Some((digest, size));
+        let path = options
+            .path()
+            .map_err(|why| StepError::new("sbom", format!("{:?} {why}", options.file)))?;
+        let node = Node::new(path, Body::Object(digest, size), 0o644);
+        let step = generated("files", "sbom", with_parents(&[node], &list, got)?);
+        let Some(action) = got.get(&*step) else {
+            return Ok(Err(vec![step]));
+        };
+        // LinuxKit puts no provenance records on it.
+        let parts = vec![whole(tree_of(&action, "sbom")?)];
+        list.push(fragment("sbom", String::new(), "", parts));
+        last += 1;
     }
     Ok(Ok(Fragments {
         list,
-        files,
+        last,
+        document,
         kernel,
         warnings,
     }))
@@ -362,10 +391,12 @@ fn containers(
     roots: &Roots,
     got: &Results<'_>,
     out: &mut Vec<Pending>,
+    materials: &mut Vec<Component>,
 ) -> Result<Vec<Warning>, StepError> {
     let volumes = Volumes::of(&plan.spec);
     let mut placed: BTreeMap<Digest, String> = BTreeMap::new();
     let mut warnings = Vec::new();
+    let mut listed = BTreeSet::new();
     for (section, steps) in &roots.containers {
         let entries = plan
             .spec
@@ -390,6 +421,14 @@ fn containers(
             let mut parts = Vec::new();
             let shared = placed.get(&tree).cloned();
             let root = shared.clone().unwrap_or_else(|| own.clone());
+            // What several share is listed once.
+            if listed.insert((root.clone(), origin.identity())) {
+                materials.push(Component {
+                    key: base.trim_start_matches("containers/").to_owned(),
+                    path: root.clone(),
+                    origin: Some(origin.clone()),
+                });
+            }
             if shared.is_none() {
                 parts.push(Part {
                     prefix: clean(&own),

@@ -39,6 +39,7 @@ impl Step for Generated {
                 Body::Directory => key.field("directory", b""),
                 Body::Bytes(bytes) => key.field("bytes", bytes),
                 Body::Host(_, digest) => key.digest("host", digest),
+                Body::Object(digest, _) => key.digest("object", digest),
                 Body::Symlink(target) => key.field("symlink", target),
             };
         }
@@ -53,7 +54,15 @@ impl Step for Generated {
             reuse: Reuse::Always,
             work: Box::new(move |scope| {
                 let made = generate(scope.cache, &nodes).map_err(StepError::in_context(context))?;
-                Ok(action(&made))
+                let mut action = action(&made);
+                // The tree points into them: they must stay as long as it does.
+                action
+                    .outputs
+                    .extend(nodes.iter().filter_map(|node| match node.body {
+                        Body::Object(digest, size) => Some(("object".to_owned(), digest, size)),
+                        _ => None,
+                    }));
+                Ok(action)
             }),
         }))
     }

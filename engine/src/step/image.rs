@@ -14,7 +14,7 @@ use super::{Lane, Next, Results, Reuse, Scope, Step, StepError, Task};
 use crate::digest::Sha256;
 use crate::image_store::name::{Name, name_key};
 use crate::image_store::store::{self, Store};
-use crate::source::{ImageSource, LayerDescriptor, Platform};
+use crate::source::{ImageSource, LayerDescriptor, Located, Platform};
 use crate::tree::directory;
 use crate::tree::unpack::{Expect, Options, Unpacked, unpack};
 
@@ -28,7 +28,7 @@ pub struct Image {
     /// What it must run on.
     pub platform: Platform,
     /// The manifest, when a lock or the reference itself says it.
-    pub pinned: Option<Sha256>,
+    pub pinned: Option<Located>,
     /// Whether the name is looked up anew.
     pub refresh: bool,
 }
@@ -58,9 +58,10 @@ impl Step for Resolve {
     }
 
     fn next(&self, _got: &Results<'_>) -> Result<Next, StepError> {
-        if let Some(pinned) = self.0.pinned {
+        if let Some(pinned) = &self.0.pinned {
+            let top = pinned.manifest;
             return Ok(Next::Done(
-                Name::of(&self.0.platform, pinned, pinned).action(),
+                Name::of(&self.0.platform, pinned.clone(), top).action(),
             ));
         }
         let image = self.0.clone();
@@ -78,31 +79,30 @@ impl Step for Resolve {
                 let context = || format!("image {}", image.source.name());
                 // What a digest means never changes: it need not be asked for.
                 if let Some(digest) = image.source.digest()
-                    && let Some(manifest) =
-                        Store::new(scope.cache).resolve(&digest, &image.platform)
+                    && let Some(found) = Store::new(scope.cache).resolve(&digest, &image.platform)
                 {
-                    return Ok(Name::of(&image.platform, manifest, digest).action());
+                    return Ok(Name::of(&image.platform, found, digest).action());
                 }
-                let manifest = image
+                let found = image
                     .source
-                    .resolve(&image.platform)
+                    .locate(&image.platform)
                     .map_err(StepError::in_context(context()))?;
-                let mut top = manifest;
+                let mut top = found.manifest;
                 // The index is kept, so that its digest is as good as the name.
                 if !local && let Some((digest, bytes)) = image.source.top() {
                     store::put(scope.cache, &bytes).map_err(StepError::in_context(context()))?;
                     top = digest;
                 }
-                Ok(Name::of(&image.platform, manifest, top).action())
+                Ok(Name::of(&image.platform, found, top).action())
             }),
         }))
     }
 }
 
-/// Returns the manifest a [`Resolve`] found.
-pub(crate) fn manifest_of(resolve: &Action) -> Result<Sha256, StepError> {
+/// Returns what a [`Resolve`] found.
+pub(crate) fn located(resolve: &Action) -> Result<Located, StepError> {
     Name::read(resolve)
-        .map(|name| name.manifest)
+        .map(|name| name.found)
         .ok_or_else(|| StepError::new("image", "the cache's record of it is damaged"))
 }
 
@@ -130,7 +130,7 @@ impl Step for Manifest {
         let Some(resolved) = got.get(&*resolve) else {
             return Ok(Next::Need(vec![resolve]));
         };
-        let manifest = manifest_of(&resolved)?;
+        let manifest = located(&resolved)?.manifest;
         let image = self.0.clone();
         Ok(Next::Run(Task {
             key: manifest_key(&manifest),

@@ -11,6 +11,7 @@ pub mod image;
 pub mod kernel;
 mod modules;
 pub mod root;
+pub(crate) mod sbom;
 pub mod scheduler;
 pub(crate) mod segment;
 pub mod system;

@@ -99,6 +99,24 @@ pub(crate) fn outputs(
         .map_err(StepError::in_context("outputs"))
 }
 
+/// Returns outputs that are objects as they are, JSON.
+pub(crate) fn whole_objects(
+    objects: impl IntoIterator<Item = (Digest, u64)>,
+) -> Result<Vec<u8>, StepError> {
+    let output = |(digest, len)| Output {
+        format: "sbom".to_owned(),
+        role: "sbom".to_owned(),
+        suffix: ".json".to_owned(),
+        segments: vec![Stored::from(&Segment {
+            digest,
+            len,
+            form: Form::Bytes,
+        })],
+    };
+    let outputs: Vec<Output> = objects.into_iter().map(output).collect();
+    serde_json::to_vec(&outputs).map_err(StepError::in_context("sbom"))
+}
+
 /// Lists the files of one format.
 fn list(
     format: Format,
@@ -181,7 +199,8 @@ fn tar_steps(fragments: &Fragments, shared: &Arc<Plan>) -> Need {
     fragments.list.iter().enumerate().map(step).collect()
 }
 
-/// The members of an initrd: those of components, those that components share, `files`.
+/// The members of an initrd: those of components, those that components share, and those that
+/// replace something of components.
 fn member_steps(fragments: &Fragments, plan: &Arc<Plan>) -> Need {
     let compressor = match fragments
         .kernel
@@ -223,10 +242,10 @@ fn member_steps(fragments: &Fragments, plan: &Arc<Plan>) -> Need {
         }) as Arc<dyn Step>
     };
     let mut own: Need = fragments.list.iter().enumerate().map(own).collect();
-    let files = own.split_off(own.len() - fragments.files);
+    let last = own.split_off(own.len() - fragments.last);
     own.into_iter()
         .chain(plan.shared.iter().enumerate().map(shared))
-        .chain(files)
+        .chain(last)
         .collect()
 }
 

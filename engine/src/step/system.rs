@@ -12,11 +12,12 @@ use kiln_cache::{Action, Key, KeyBuilder};
 use super::components::fragments;
 use super::kernel::Kernel;
 use super::root::Origin;
-use super::segment::outputs;
+use super::segment::{outputs, whole_objects};
 use super::{Next, Results, Step, StepError};
 use crate::build::Format;
 use crate::event::Event;
 use crate::format::{Plan as SharePlan, share};
+use crate::sbom::Options;
 use crate::spec::{Section, Spec};
 use crate::system::ids::Ids;
 use crate::tree::generate::Node;
@@ -39,6 +40,24 @@ pub struct Plan {
     pub files: Vec<Node>,
     /// What is asked for.
     pub formats: Vec<Format>,
+    /// The bill of materials, when there is to be one.
+    pub sbom: Option<Options>,
+}
+
+impl Plan {
+    /// Returns the origin of every component.
+    pub(crate) fn origins(&self) -> impl Iterator<Item = &Origin> {
+        let init = self.init.iter().filter_map(|init| match init {
+            Init::Kiln(_) => None,
+            Init::Origin(origin) => Some(origin),
+        });
+        self.kernel
+            .iter()
+            .map(|kernel| &kernel.origin)
+            .chain(init)
+            .chain(self.containers.values().flatten())
+            .chain(self.volumes.iter().flatten())
+    }
 }
 
 /// One thing unpacked into `/`.
@@ -65,6 +84,33 @@ impl System {
             plan,
             shared: OnceLock::new(),
         }
+    }
+}
+
+/// The system's bill of materials alone: value `outputs` as [`System`] has it.
+pub struct Materials(pub Arc<Plan>);
+
+impl Step for Materials {
+    fn kind(&self) -> &'static str {
+        "materials"
+    }
+
+    fn label(&self) -> String {
+        "materials".to_owned()
+    }
+
+    fn id(&self) -> Key {
+        KeyBuilder::new("materials", 1).finish()
+    }
+
+    fn next(&self, got: &Results<'_>) -> Result<Next, StepError> {
+        Ok(match fragments(&self.0, got)? {
+            Err(need) => Next::Need(need),
+            Ok(fragments) => Next::Done(Action {
+                values: vec![("outputs".into(), whole_objects(fragments.document)?)],
+                ..Action::default()
+            }),
+        })
     }
 }
 

@@ -37,6 +37,8 @@ pub enum Body {
     Bytes(Vec<u8>),
     /// A file with the bytes of a file of the host, which have this digest.
     Host(PathBuf, Digest),
+    /// A file that is an object of the cache, of this many bytes: it is not copied.
+    Object(Digest, u64),
     /// A symbolic link with this target.
     Symlink(Vec<u8>),
 }
@@ -120,6 +122,10 @@ pub fn generate(cache: &Cache, nodes: &[Node]) -> Result<Generated, GenerateErro
                 }
                 digest
             }
+            Body::Object(digest, size) => {
+                places.push((0, *size, *digest));
+                continue;
+            }
             Body::Directory | Body::Symlink(_) => Digest::of(b""),
         };
         places.push((offset, pack.len() - offset, digest));
@@ -130,14 +136,17 @@ pub fn generate(cache: &Cache, nodes: &[Node]) -> Result<Generated, GenerateErro
     for (node, (offset, size, digest)) in nodes.iter().zip(places) {
         let kind = match node.body {
             Body::Directory => Kind::Directory,
-            Body::Bytes(_) | Body::Host(..) => Kind::File,
+            Body::Bytes(_) | Body::Host(..) | Body::Object(..) => Kind::File,
             Body::Symlink(_) => Kind::Symlink,
         };
         let mut entry = Entry::new(node.path.clone(), kind, node.mode);
         (entry.uid, entry.gid, entry.mtime, entry.size) = (node.uid, node.gid, MTIME, size);
         if size > 0 {
             entry.content = Some(Content {
-                pack,
+                pack: match node.body {
+                    Body::Object(object, _) => object,
+                    _ => pack,
+                },
                 offset,
                 digest,
             });

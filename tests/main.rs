@@ -11,4 +11,5 @@ mod build;
 mod debian;
 mod descriptions;
 mod failures;
+mod packages;
 mod registry;

@@ -1,6 +1,7 @@
 //! The build engine of kiln: from a YAML description to the bytes of a bootable system.
 //!
-//! In reading order: [`spec`] is what people wrote, with positions; [`source`] is where bytes come
+//! In reading order: [`spec`] is what people wrote, with positions; [`package`] names the images
+//! of LinuxKit's packages; [`source`] is where bytes come
 //! from; [`tree`] turns layers into packs and trees and merges them; [`system`] is LinuxKit's
 //! contract (bundles, files, kernel); [`step`] is the graph that does all of it once;
 //! [`format`] writes outputs. No terminal, no argv and no environment in here.
@@ -11,6 +12,7 @@ pub mod digest;
 pub mod event;
 pub mod format;
 pub mod lockfile;
+pub mod package;
 pub mod source;
 pub mod spec;
 pub mod step;

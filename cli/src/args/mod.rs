@@ -2,6 +2,8 @@
 //!
 //! Leaves: what was written, checked for form alone. [`crate::commands`] turns it into requests.
 
+mod pkg;
+
 use std::path::PathBuf;
 
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
@@ -10,6 +12,8 @@ use kiln_engine::source::Mirror;
 
 use crate::exit;
 use crate::machine::Publish;
+
+pub(crate) use pkg::{Pkg, PkgCommand, PkgFlags, ShowTag};
 
 /// Builds minimal bootable Linux systems from OCI images and Debian packages.
 #[derive(Debug, Parser)]
@@ -66,6 +70,9 @@ pub(crate) enum Command {
     /// Pin images and packages: write NAME.lock beside the description
     #[command(after_long_help = exit::HELP)]
     Lock(Lock),
+    /// Name the images of LinuxKit's packages
+    #[command(after_long_help = exit::HELP)]
+    Pkg(Pkg),
     /// Look at the cache
     #[command(subcommand)]
     Cache(CacheCommand),

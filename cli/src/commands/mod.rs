@@ -3,6 +3,7 @@
 mod build;
 mod cache;
 mod lock;
+mod pkg;
 mod request;
 mod run;
 mod version;
@@ -22,6 +23,7 @@ pub(crate) fn run(arguments: &Arguments) -> ExitCode {
         Command::Build(build) => build::run(build, printer),
         Command::Run(run) => run::run(run, printer),
         Command::Lock(lock) => lock::run(lock, printer),
+        Command::Pkg(pkg) => pkg::run(pkg),
         Command::Cache(cache) => cache::run(cache),
         Command::Version(version) => version::run(version),
     };

@@ -21,6 +21,7 @@ mod position;
 mod read;
 mod read_container;
 mod read_oci;
+mod read_package;
 mod yaml;
 
 #[cfg(test)]
@@ -40,6 +41,7 @@ pub use oci::{
     Network, Pids, Resources, ThrottleDevice, WeightDevice,
 };
 pub use position::{Position, Spanned};
+pub use read_package::PackageFile;
 pub use yaml::{DEPTH_MAX, EXPANSION_MAX, NODES_MAX, TEXT_MAX_BYTES};
 
 pub(crate) use error::ErrorList;

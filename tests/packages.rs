@@ -1,4 +1,4 @@
-//! LinuxKit's packages: what `kiln pkg show-tag` calls them.
+//! LinuxKit's packages: what `kiln pkg show-tag` calls them, and `@pkg:` in descriptions.
 //!
 //! The tags are what the `linuxkit` binary said of the same directories (built from its commit
 //! 3bf33c3a): they depend on contents alone, so they hold everywhere.
@@ -6,7 +6,8 @@
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
 
-use super::support::{Said, Space, said, tool};
+use super::support::loopback::{Reply, Server};
+use super::support::{Said, Space, read_tar, said, tool};
 
 const FOO: &str = "3bb56efff3339700bc3ff6966b3fea55d8d62de9";
 const EX: &str = "29408382cbe9cf4b77c66738ad8c265c8a77d103";
@@ -325,4 +326,177 @@ fn what_kiln_does_not_do_with_packages_it_says() {
         assert!(said.stderr.contains("error: kiln "), "{}", said.stderr);
         assert!(said.stderr.contains(way), "{arguments:?}: {}", said.stderr);
     }
+}
+
+/// A description with the package foo in it, whose organisation is a registry of the test.
+fn system(space: &Space, host: &str) {
+    let build_yml = format!("image: foo\norg: {host}\n");
+    space.write("r/pkg/foo/build.yml", &build_yml);
+    git(space, &["add", "--all"]);
+    git(space, &["commit", "--quiet", "--message=x"]);
+    let yaml = "\
+init: ['@pkg:../pkg/foo']
+files:
+  - {path: etc/foo, contents: '@pkg:/../pkg/foo'}
+  - {path: etc/other, contents: '@other'}
+  - {path: etc/system, metadata: yaml}
+";
+    space.write("r/systems/a.yml", yaml);
+}
+
+fn foo_tag(space: &Space) -> String {
+    let tag = tags(space, &["--canonical", "pkg/foo"]);
+    tag.trim_end().to_owned()
+}
+
+#[test]
+fn a_package_stands_wherever_an_image_or_text_does() {
+    let space = repository();
+    space.image("foo").layer(&[("bin/foo", "the package")]);
+    let registry = space.loopback();
+    let host = registry.reference("").split('/').next().unwrap().to_owned();
+    system(&space, &host);
+    let tag = foo_tag(&space);
+    assert!(tag.starts_with(&format!("{host}/foo:")), "{tag}");
+
+    let said = space.kiln(&["build", "--dry-run", "r/systems/a.yml"]);
+    let text = String::from_utf8(said.stdout).unwrap();
+    assert!(
+        text.contains(&format!("init:\n    - {tag}\n")),
+        "{text}\n{}",
+        said.stderr
+    );
+    assert!(text.contains(&format!("contents: {tag}\n")), "{text}");
+    assert!(text.contains("contents: '@other'\n"), "{text}");
+
+    space.build(&["-f", "tar", "r/systems/a.yml"]);
+    let tar = read_tar(&space.path("a.tar"));
+    let file = |name: &str| String::from_utf8(tar[name].content.clone()).unwrap();
+    assert_eq!(file("bin/foo"), "the package");
+    assert_eq!(file("etc/foo"), tag);
+    assert_eq!(file("etc/other"), "@other");
+    assert!(file("etc/system").contains(&tag), "{}", file("etc/system"));
+
+    let said = space.kiln(&["lock", "r/systems/a.yml"]);
+    assert_eq!(said.code, Some(0), "{}", said.stderr);
+    let lock = fs::read_to_string(space.path("r/systems/a.lock")).unwrap();
+    assert!(lock.contains(&tag) && lock.contains("sha256:"), "{lock}");
+    // With the tag gone from the registry, the lock is enough.
+    let asked = format!("/v2/foo/manifests/{}", tag.rsplit(':').next().unwrap());
+    registry.misbehave(move |request, reply| match request.path == asked {
+        true => Reply::status(404),
+        false => reply,
+    });
+    let mut command = space.command();
+    let command = command.env("KILN_CACHE", space.path("another"));
+    let built = super::support::said(command.args(["build", "-f", "tar", "r/systems/a.yml"]));
+    assert_eq!(built.code, Some(0), "{}", built.stderr);
+}
+
+#[test]
+fn packages_of_what_is_no_file() {
+    let space = repository();
+    let yaml = "init: ['@pkg:pkg/foo']\n";
+    let input = fs::File::open(space.write("input", yaml)).unwrap();
+    let mut command = space.command();
+    let command = command.current_dir(space.path("r")).stdin(input);
+    let said = said(command.args(["build", "--dry-run", "-"]));
+    let text = String::from_utf8(said.stdout).unwrap();
+    assert!(
+        text.contains(&format!("docker.io/linuxkit/foo:{FOO}")),
+        "{text}{}",
+        said.stderr
+    );
+
+    let served = yaml.to_owned();
+    let server = Server::start(move |_| Reply::ok(served.as_str()));
+    let url = format!("http://{}/a.yml", server.host());
+    let said = space.kiln(&["build", "--dry-run", &url]);
+    assert_eq!(said.code, Some(3), "{}", said.stderr);
+    assert!(said.stderr.contains("from a URL"), "{}", said.stderr);
+}
+
+#[test]
+fn an_unresolvable_package_is_shown_where_it_stands() {
+    let space = repository();
+    space.write("r/pkg/bad/build.yml", "image: bad\nnetwrok: true\n");
+    space.write(
+        "r/a.yml",
+        "init: ['@pkg:pkg/none']\nservices:\n  - {name: a, image: '@pkg:pkg/bad'}\n",
+    );
+    let said = space.kiln(&["build", "r/a.yml"]);
+    assert_eq!(said.code, Some(3), "{}", said.stderr);
+    for words in [
+        "@pkg:pkg/none: cannot read",
+        "r/a.yml:1:8",
+        "@pkg:pkg/bad: ",
+        "build.yml:2:1: unknown key \"netwrok\"",
+        "r/a.yml:3:22",
+        "did you mean \"network\"?",
+    ] {
+        assert!(said.stderr.contains(words), "{words}:\n{}", said.stderr);
+    }
+}
+
+#[test]
+fn no_change_of_a_package_is_taken_for_fresh() {
+    let space = repository();
+    // Text alone, so that no registry has a part in it.
+    let yaml = "files:\n  - {path: tag, contents: '@pkg:pkg/foo'}\n";
+    space.write("r/a.yml", yaml);
+    let build = || {
+        let said = space.build(&["-f", "tar", "r/a.yml"]);
+        let tar = read_tar(&space.path("a.tar"));
+        let tag = String::from_utf8(tar["tag"].content.clone()).unwrap();
+        let tag = tag
+            .strip_prefix("docker.io/linuxkit/foo:")
+            .unwrap()
+            .to_owned();
+        (said.stderr.contains("Fresh"), tag)
+    };
+    let stays = |expected: &str| assert_eq!(build(), (true, expected.to_owned()));
+    let becomes = |expected: &str| {
+        assert_eq!(build(), (false, expected.to_owned()));
+        stays(expected);
+    };
+    becomes(FOO);
+    let one = space.write("r/pkg/foo/sub/one", "two\n");
+    becomes(&format!("{FOO}-dirty-c17b45a"));
+    let new = space.write("r/pkg/foo/untracked", "u\n");
+    becomes(&format!("{FOO}-dirty-{}", contents(&space)));
+    // Ignored from elsewhere, by a file that is not the package's.
+    let exclude = space.write("r/.git/info/exclude", "untracked\n");
+    becomes(&format!("{FOO}-dirty-c17b45a"));
+    fs::remove_file(exclude).unwrap();
+    fs::remove_file(new).unwrap();
+    stays(&format!("{FOO}-dirty-c17b45a"));
+    git(&space, &["add", "pkg/foo"]);
+    stays(&format!("{FOO}-dirty-c17b45a"));
+    git(&space, &["commit", "--quiet", "--message=x"]);
+    let committed = git(&space, &["rev-parse", "HEAD:pkg/foo"]);
+    becomes(committed.trim_end());
+    // Back, by the ref alone: the files stay as they are.
+    git(&space, &["reset", "--quiet", "--soft", "HEAD~1"]);
+    becomes(&format!("{FOO}-dirty-c17b45a"));
+    git(&space, &["pack-refs", "--all"]);
+    stays(&format!("{FOO}-dirty-c17b45a"));
+    fs::write(one, "one\n").unwrap();
+    git(&space, &["reset", "--quiet"]);
+    becomes(FOO);
+    space.write("r/pkg/foo/build.yml", "image: foo\ntag: fixed\n");
+    becomes("fixed");
+    // A change elsewhere in the repository is none of it.
+    space.write("r/pkg/lib/lib.c", "changed\n");
+    stays("fixed");
+}
+
+/// What LinuxKit hashes of the package foo as it is, by other means than kiln's.
+fn contents(space: &Space) -> String {
+    let package = space.path("r/pkg/foo");
+    let read = |name: &str| fs::read(package.join(name)).unwrap();
+    let names = ["Dockerfile", "build.yml", "sub/one", "untracked"];
+    let all = names.map(read).concat();
+    let file = space.path("all");
+    fs::write(&file, all).unwrap();
+    tool("sha256sum", &[file.to_str().unwrap()])[..7].to_owned()
 }

@@ -10,7 +10,7 @@ use crate::failure::Failure;
 
 /// The way that leads to a system all the same.
 const BUILD_ELSEWHERE: &str = "build it with `linuxkit pkg build` or `docker build`, then name \
-    the image: its reference once it is pushed, docker-archive:FILE (docker save), or \
+    the image: @pkg:DIR or its reference once it is pushed, docker-archive:FILE (docker save), or \
     oci:DIR";
 
 pub(super) fn run(pkg: &Pkg) -> Result<(), Failure> {

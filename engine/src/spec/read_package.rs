@@ -35,7 +35,7 @@ impl PackageFile {
                 .error("the file holds nothing")
                 .with_hint("a package needs a name at least: image: NAME")
         };
-        let node = yaml::load(&source)?.ok_or_else(empty)?;
+        let node = yaml::load(&source, None)?.ok_or_else(empty)?;
         if matches!(node.value, Value::Null) {
             return Err(empty().into());
         }

@@ -8,6 +8,7 @@ mod support;
 
 mod boot;
 mod build;
+mod companions;
 mod debian;
 mod descriptions;
 mod failures;

@@ -3,6 +3,7 @@
 //! Leaves: what was written, checked for form alone. [`crate::commands`] turns it into requests.
 
 mod pkg;
+mod serve;
 
 use std::path::PathBuf;
 
@@ -14,6 +15,7 @@ use crate::exit;
 use crate::machine::Publish;
 
 pub(crate) use pkg::{Pkg, PkgCommand, PkgFlags, ShowTag};
+pub(crate) use serve::Serve;
 
 /// Builds minimal bootable Linux systems from OCI images and Debian packages.
 #[derive(Debug, Parser)]
@@ -73,6 +75,8 @@ pub(crate) enum Command {
     /// Name the images of LinuxKit's packages
     #[command(after_long_help = exit::HELP)]
     Pkg(Pkg),
+    /// Serve a directory over HTTP, for machines that boot from the network
+    Serve(Serve),
     /// Look at the cache
     #[command(subcommand)]
     Cache(CacheCommand),

@@ -6,6 +6,7 @@ mod lock;
 mod pkg;
 mod request;
 mod run;
+mod serve;
 mod version;
 
 use std::process::ExitCode;
@@ -24,6 +25,7 @@ pub(crate) fn run(arguments: &Arguments) -> ExitCode {
         Command::Run(run) => run::run(run, printer),
         Command::Lock(lock) => lock::run(lock, printer),
         Command::Pkg(pkg) => pkg::run(pkg),
+        Command::Serve(serve) => serve::run(serve, printer),
         Command::Cache(cache) => cache::run(cache),
         Command::Version(version) => version::run(version),
     };

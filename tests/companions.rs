@@ -1,5 +1,6 @@
 //! The small commands beside a build: the file server, the disc of metadata, the version.
 
+use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::process::{Child, Stdio};
@@ -78,4 +79,48 @@ impl Drop for Ended {
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
+}
+
+#[test]
+fn a_disc_of_metadata_holds_the_data_to_the_byte() {
+    let space = Space::new();
+    let long = "x".repeat(5000);
+    for data in [
+        "{\"ssh\": {}}",
+        "",
+        "-",
+        "@file",
+        "--flag",
+        "two\nlines\n",
+        &long,
+    ] {
+        let said = space.kiln(&["metadata", "create", "meta.iso", data]);
+        assert_eq!(said.code, Some(0), "{data}: {}", said.stderr);
+        let path = space.path("meta.iso");
+        let iso = path.to_str().unwrap();
+        // libarchive reads the names of Rock Ridge, and with that told off those of ISO 9660.
+        assert_eq!(tool("bsdtar", &["-tf", iso]), ".\nconfig\n");
+        let plain = ["--options", "iso9660:!rockridge", "-tf", iso];
+        assert_eq!(tool("bsdtar", &plain), ".\nCONFIG\n");
+        assert_eq!(tool("bsdtar", &["-xOf", iso, "config"]), data);
+        let first = fs::read(&path).unwrap();
+        space.kiln(&["metadata", "create", "again.iso", data]);
+        assert!(first == fs::read(space.path("again.iso")).unwrap());
+    }
+    // What cannot be written leaves what was there.
+    let before = fs::read(space.path("meta.iso")).unwrap();
+    let disk = space.disk("full", 16);
+    let mut command = disk.command(&space);
+    let said = super::support::said(command.args(["metadata", "create", "full/m.iso", "x"]));
+    assert_eq!(said.code, Some(1));
+    assert!(said.stderr.contains("make room"), "{}", said.stderr);
+    assert!(!disk.path("m.iso").exists());
+    let said = space.kiln(&["metadata", "create", "none/m.iso", "x"]);
+    assert_eq!(said.code, Some(1));
+    assert!(said.stderr.contains("mkdir -p none"), "{}", said.stderr);
+    assert!(before == fs::read(space.path("meta.iso")).unwrap());
+    assert_eq!(
+        space.kiln(&["metadata", "create", "meta.iso"]).code,
+        Some(2)
+    );
 }

@@ -2,6 +2,7 @@
 //!
 //! Leaves: what was written, checked for form alone. [`crate::commands`] turns it into requests.
 
+mod metadata;
 mod pkg;
 mod serve;
 
@@ -14,6 +15,7 @@ use kiln_engine::source::Mirror;
 use crate::exit;
 use crate::machine::Publish;
 
+pub(crate) use metadata::MetadataCommand;
 pub(crate) use pkg::{Pkg, PkgCommand, PkgFlags, ShowTag};
 pub(crate) use serve::Serve;
 
@@ -77,6 +79,9 @@ pub(crate) enum Command {
     Pkg(Pkg),
     /// Serve a directory over HTTP, for machines that boot from the network
     Serve(Serve),
+    /// Make a disc of metadata
+    #[command(subcommand)]
+    Metadata(MetadataCommand),
     /// Look at the cache
     #[command(subcommand)]
     Cache(CacheCommand),

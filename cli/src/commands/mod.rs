@@ -3,6 +3,7 @@
 mod build;
 mod cache;
 mod lock;
+mod metadata;
 mod pkg;
 mod request;
 mod run;
@@ -26,6 +27,7 @@ pub(crate) fn run(arguments: &Arguments) -> ExitCode {
         Command::Lock(lock) => lock::run(lock, printer),
         Command::Pkg(pkg) => pkg::run(pkg),
         Command::Serve(serve) => serve::run(serve, printer),
+        Command::Metadata(metadata) => metadata::run(metadata),
         Command::Cache(cache) => cache::run(cache),
         Command::Version(version) => version::run(version),
     };

@@ -124,3 +124,36 @@ fn a_disc_of_metadata_holds_the_data_to_the_byte() {
         Some(2)
     );
 }
+
+#[test]
+fn the_version_names_the_commit_when_it_is_known() {
+    let space = Space::new();
+    let said = |arguments: &[&str]| {
+        let said = space.kiln(&[&["version"], arguments].concat());
+        (said.code, String::from_utf8(said.stdout).unwrap())
+    };
+    let number = env!("CARGO_PKG_VERSION");
+    assert_eq!(said(&["--short"]), (Some(0), format!("{number}\n")));
+    // The build that made kiln made this test too.
+    match option_env!("KILN_COMMIT") {
+        Some(commit) => {
+            assert_eq!(said(&["--commit"]), (Some(0), format!("{commit}\n")));
+            let whole = format!("kiln version {number}\ncommit: {commit}\n");
+            assert_eq!(said(&[]), (Some(0), whole));
+        }
+        None => {
+            assert_eq!(said(&["--commit"]), (Some(1), String::new()));
+            assert_eq!(said(&[]), (Some(0), format!("kiln version {number}\n")));
+        }
+    }
+    let place = env!("CARGO_MANIFEST_DIR");
+    if let Ok(output) = std::process::Command::new("git")
+        .args(["-C", place, "rev-parse", "HEAD"])
+        .output()
+        && output.status.success()
+        && std::path::Path::new(place).join("../.git").exists()
+    {
+        let head = String::from_utf8(output.stdout).unwrap();
+        assert_eq!(said(&["--commit"]).1, head);
+    }
+}

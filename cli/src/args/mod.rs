@@ -286,6 +286,9 @@ pub(crate) struct Version {
     /// Only the number
     #[arg(long)]
     pub(crate) short: bool,
+    /// Only the git commit it was built from
+    #[arg(long)]
+    pub(crate) commit: bool,
 }
 
 fn formats() -> clap::builder::PossibleValuesParser {

@@ -1,7 +1,9 @@
-//! Builds kiln-init, PID 1 of kiln's systems, as a static binary, for `kiln` to carry.
+//! Builds kiln-init, PID 1 of kiln's systems, as a static binary, for `kiln` to carry; and finds
+//! the git commit that it is built from, when there is one.
 //!
 //! A cargo inside cargo, with a target directory of its own under `OUT_DIR`: when nothing in
-//! `guest/` changed it does nothing. Leaves `OUT_DIR/guest.rs` with the constant `GUEST`.
+//! `guest/` changed it does nothing. Leaves `OUT_DIR/guest.rs` with the constant `GUEST`,
+//! and the variable `KILN_COMMIT`, unless whoever builds has set it.
 
 use std::path::Path;
 use std::process::Command;
@@ -29,6 +31,12 @@ fn main() {
     for watched in ["../guest", "../Cargo.lock", "../Cargo.toml", "build.rs"] {
         println!("cargo::rerun-if-changed={watched}");
     }
+    println!("cargo::rerun-if-env-changed=KILN_COMMIT");
+    if env::var_os("KILN_COMMIT").is_none()
+        && let Some(commit) = commit(&Path::new("..").join(".git"))
+    {
+        println!("cargo::rustc-env=KILN_COMMIT={commit}");
+    }
     // kiln-init runs on Linux only, and the guest's architecture is this kiln's own.
     let architecture = match variable("CARGO_CFG_TARGET_ARCH").as_str() {
         "x86_64" => Some("amd64"),
@@ -46,6 +54,54 @@ fn main() {
         None => "pub(crate) const GUEST: Option<(&str, &[u8])> = None;\n".to_owned(),
     };
     write_when_different(&out.join("guest.rs"), constant.as_bytes());
+}
+
+/// Returns the commit that is checked out, read from git's own files, so that a build needs no git
+/// and is done again when another commit is. `None` outside of a work tree.
+fn commit(git: &Path) -> Option<String> {
+    // In a further work tree it is a file that says where the directory is.
+    let git = match fs::read_to_string(git) {
+        Ok(link) => git.parent()?.join(link.trim().strip_prefix("gitdir: ")?),
+        Err(_) => git.to_owned(),
+    };
+    let shared = match fs::read_to_string(git.join("commondir")) {
+        Ok(shared) => git.join(shared.trim()),
+        Err(_) => git.clone(),
+    };
+    let head = watched(&git.join("HEAD"))?;
+    let Some(name) = head.trim().strip_prefix("ref: ") else {
+        return hash(&head);
+    };
+    let packed = watched(&shared.join("packed-refs"));
+    if let Some(commit) = watched(&shared.join(name)) {
+        return hash(&commit);
+    }
+    // The next commit makes the file that is not there now.
+    watch(shared.join(name).parent()?);
+    let packed = packed?;
+    let mut lines = packed.lines().filter_map(|line| line.split_once(' '));
+    lines
+        .find(|(_, packed)| *packed == name)
+        .and_then(|(commit, _)| hash(commit))
+}
+
+fn hash(text: &str) -> Option<String> {
+    let text = text.trim();
+    let is_hash = matches!(text.len(), 40 | 64) && text.bytes().all(|b| b.is_ascii_hexdigit());
+    is_hash.then(|| text.to_owned())
+}
+
+/// Reads a file and has the build done again when it changes.
+fn watched(path: &Path) -> Option<String> {
+    watch(path);
+    fs::read_to_string(path).ok()
+}
+
+/// A path that is not there would have the build done every time.
+fn watch(path: &Path) {
+    if path.exists() {
+        println!("cargo::rerun-if-changed={}", path.display());
+    }
 }
 
 /// Builds kiln-init and returns the path of the binary.

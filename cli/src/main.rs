@@ -17,6 +17,7 @@ mod failure;
 mod guest;
 mod kvm;
 mod machine;
+mod serve;
 mod signals;
 mod ui;
 

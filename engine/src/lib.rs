@@ -1,6 +1,7 @@
 //! The build engine of kiln: from a YAML description to the bytes of a bootable system.
 //!
-//! In reading order: [`spec`] is what people wrote, with positions; [`source`] is where bytes come
+//! In reading order: [`spec`] is what people wrote, with positions; [`package`] names the images
+//! of LinuxKit's packages; [`source`] is where bytes come
 //! from; [`tree`] turns layers into packs and trees and merges them; [`system`] is LinuxKit's
 //! contract (bundles, files, kernel); [`sbom`] is what the system is made of; [`step`] is the graph
 //! that does all of it once; [`format`] writes outputs; [`image_store`] is images as things in the
@@ -13,6 +14,7 @@ pub mod event;
 pub mod format;
 pub mod image_store;
 pub mod lockfile;
+pub mod package;
 pub mod sbom;
 pub mod source;
 pub mod spec;

@@ -126,7 +126,8 @@ fn answer(layouts: &Path, request: &Request) -> Reply {
     let words: Vec<&str> = request.path.split('/').collect();
     let (layout, digest) = match words[..] {
         ["", "v2", ""] => return Reply::ok("{}"),
-        ["", "v2", name, "manifests", "latest"] => {
+        // Every tag is the one image.
+        ["", "v2", name, "manifests", tag] if !tag.contains(':') => {
             let layout = layouts.join(name);
             let digest = tagged(&layout);
             (layout, digest)

@@ -3,9 +3,12 @@
 //! Leaves: what was written, checked for form alone. [`crate::commands`] turns it into requests.
 
 mod cache;
+mod metadata;
 mod migrate;
+mod pkg;
 mod sbom;
 mod schema;
+mod serve;
 
 use std::path::PathBuf;
 
@@ -22,8 +25,11 @@ pub(crate) use self::sbom::{Bill, Form, Sbom};
 use crate::exit;
 use crate::machine::Publish;
 
+pub(crate) use metadata::MetadataCommand;
 pub(crate) use migrate::Migrate;
+pub(crate) use pkg::{Pkg, PkgCommand, PkgFlags, ShowTag};
 pub(crate) use schema::Schema;
+pub(crate) use serve::Serve;
 
 /// Builds minimal bootable Linux systems from OCI images and Debian packages.
 #[derive(Debug, Parser)]
@@ -89,6 +95,14 @@ pub(crate) enum Command {
     /// Print a system's bill of materials
     #[command(long_about = sbom::ABOUT, after_long_help = exit::HELP)]
     Sbom(Sbom),
+    /// Name the images of LinuxKit's packages
+    #[command(after_long_help = exit::HELP)]
+    Pkg(Pkg),
+    /// Serve a directory over HTTP, for machines that boot from the network
+    Serve(Serve),
+    /// Make a disc of metadata
+    #[command(subcommand)]
+    Metadata(MetadataCommand),
     /// Look at the cache, and manage the images in it
     #[command(subcommand)]
     Cache(CacheCommand),
@@ -275,6 +289,9 @@ pub(crate) struct Version {
     /// Only the number
     #[arg(long)]
     pub(crate) short: bool,
+    /// Only the git commit it was built from
+    #[arg(long)]
+    pub(crate) commit: bool,
 }
 
 fn formats() -> clap::builder::PossibleValuesParser {

@@ -3,11 +3,14 @@
 mod build;
 mod cache;
 mod lock;
+mod metadata;
 mod migrate;
+mod pkg;
 mod request;
 mod run;
 mod sbom;
 mod schema;
+mod serve;
 mod version;
 
 use std::process::ExitCode;
@@ -29,6 +32,9 @@ pub(crate) fn run(arguments: &Arguments) -> ExitCode {
         Command::Schema(schema) => schema::run(schema),
         Command::Cache(cache) => cache::run(cache, printer),
         Command::Sbom(sbom) => sbom::run(sbom, printer),
+        Command::Pkg(pkg) => pkg::run(pkg),
+        Command::Serve(serve) => serve::run(serve, printer),
+        Command::Metadata(metadata) => metadata::run(metadata),
         Command::Version(version) => version::run(version),
     };
     ExitCode::from(match result {

@@ -1,7 +1,8 @@
 //! The no-op path: is everything as the last build left it?
 //!
 //! Enters: a request. Leaves: the report of the last build with the same meaning, when every file
-//! it read and wrote is as it was. No YAML is parsed, no cache opened, no thread started.
+//! it read and wrote is as it was, and every package of LinuxKit's that it names has the tag it
+//! had. No YAML is parsed, no cache opened, no thread started.
 
 use std::path::{Path, PathBuf};
 
@@ -9,6 +10,7 @@ use kiln_cache::{Cache, Digest, Key, KeyBuilder};
 use kiln_cache::{FileStamp, Stamp};
 use serde::{Deserialize, Serialize};
 
+use super::packages::Resolved;
 use super::{BuildError, Description, Destination, OutputFile, Report, Request};
 
 /// What a stamp keeps of a report.
@@ -16,14 +18,17 @@ use super::{BuildError, Description, Destination, OutputFile, Report, Request};
 struct Kept {
     outputs: Vec<(String, String, u64)>,
     cmdline: Option<String>,
+    packages: Vec<Resolved>,
 }
 
-/// The files a build read.
+/// What a build read.
 #[derive(Default)]
 pub(super) struct Inputs {
     pub(super) files: Vec<FileStamp>,
     /// Optional files that were not there.
     pub(super) absent: Vec<PathBuf>,
+    /// Packages and their references.
+    pub(super) packages: Vec<Resolved>,
 }
 
 /// Returns the key of a request's meaning; none when it means something else every time.
@@ -35,7 +40,7 @@ fn key(request: &Request) -> Option<Key> {
         .iter()
         .map(|description| match description {
             Description::File(path) => Some([b"file", &*bytes(&absolute(path)?)].concat()),
-            Description::Text { name, bytes } => {
+            Description::Text { name, bytes, .. } => {
                 let digest = Digest::of(bytes);
                 Some([b"text", &digest.as_bytes()[..], name.as_bytes()].concat())
             }
@@ -81,6 +86,9 @@ pub(super) fn fresh(request: &Request) -> Option<Report> {
     let stamp = Cache::read_stamp(&request.cache, &key(request)?)?;
     stamp.check().ok()?;
     let kept: Kept = serde_json::from_slice(&stamp.payload).ok()?;
+    if !kept.packages.iter().all(Resolved::holds) {
+        return None;
+    }
     Some(Report {
         outputs: kept
             .outputs
@@ -126,12 +134,17 @@ pub(super) fn remember(
     let kept = Kept {
         outputs: paths,
         cmdline: report.cmdline.clone(),
+        packages: std::mem::take(&mut inputs.packages),
+    };
+    // So is one of a package.
+    let Ok(payload) = serde_json::to_vec(&kept) else {
+        return Ok(());
     };
     let stamp = Stamp {
         inputs: std::mem::take(&mut inputs.files),
         absent: std::mem::take(&mut inputs.absent),
         outputs,
-        payload: serde_json::to_vec(&kept).unwrap_or_default(),
+        payload,
     };
     cache.put_stamp(&key, &stamp)?;
     Ok(())

@@ -5,6 +5,7 @@
 
 mod fresh;
 mod migrate;
+mod packages;
 mod plan;
 mod write;
 
@@ -119,11 +120,14 @@ pub enum Description {
         name: String,
         /// The YAML.
         bytes: Vec<u8>,
+        /// Whether packages in it are relative to the working directory; those of another
+        /// machine's description are nowhere.
+        is_local: bool,
     },
 }
 
 impl Description {
-    /// Reads one from a stream; errors call it `name`.
+    /// Reads one from a stream of this machine; errors call it `name`.
     ///
     /// # Errors
     /// When the stream breaks or is longer than any description.
@@ -135,7 +139,11 @@ impl Description {
             return Err(io::Error::new(io::ErrorKind::FileTooLarge, text));
         }
         let name = name.to_owned();
-        Ok(Self::Text { name, bytes })
+        Ok(Self::Text {
+            name,
+            bytes,
+            is_local: true,
+        })
     }
 
     /// Returns what errors call it.

@@ -13,6 +13,7 @@ use kiln_cache::FileStamp;
 use kiln_cache::{Action, Cache, Digest, Key, KeyBuilder};
 
 use super::fresh::Inputs;
+use super::packages::Packages as LinuxKitPackages;
 use super::{BuildError, Description, Network, Request, YAML_MAX_BYTES};
 use crate::event::{Event, Listener};
 use crate::lockfile::{Lock, LockedImage, LockedPackages};
@@ -142,6 +143,7 @@ pub fn fetch(url: &str, network: &Network) -> Result<Description, BuildError> {
     Ok(Description::Text {
         name: url.to_owned(),
         bytes,
+        is_local: false,
     })
 }
 
@@ -151,16 +153,24 @@ fn read(
     inputs: &mut Inputs,
 ) -> Result<Spec, BuildError> {
     let mut whole: Option<Spec> = None;
+    let mut packages = LinuxKitPackages::default();
     for description in &request.descriptions {
         let name = description.name();
         let spec = match description {
-            Description::Text { bytes, .. } => Spec::parse(bytes, &name)?,
+            Description::Text {
+                bytes, is_local, ..
+            } => {
+                let base = std::env::current_dir().map_err(BuildError::file(Path::new(".")))?;
+                let base = Some(&*base).filter(|_| *is_local);
+                Spec::parse_with(bytes, &name, &mut |path| packages.resolve(base, path))?
+            }
             Description::File(file) => {
                 let absolute = std::path::absolute(file).map_err(BuildError::file(file))?;
                 let (stamp, bytes) =
                     FileStamp::read(&absolute, YAML_MAX_BYTES).map_err(BuildError::file(file))?;
                 inputs.files.push(stamp);
-                Spec::parse(&bytes, &name)?
+                let base = absolute.parent();
+                Spec::parse_with(&bytes, &name, &mut |path| packages.resolve(base, path))?
             }
         };
         match &mut whole {
@@ -168,6 +178,7 @@ fn read(
             Some(whole) => whole.append(spec)?,
         }
     }
+    inputs.packages = packages.resolved();
     let spec = whole.unwrap_or_default();
     for warning in &spec.warnings {
         listener.event(&Event::Warning(format!("{}: {warning}", warning.at())));
@@ -327,12 +338,6 @@ impl<'a> Planner<'a> {
         match image {
             ImageSource::Image(text) => self.named(text, at),
             ImageSource::Debian(debian) => self.debian(debian, at),
-            ImageSource::Package(path) => Err(one(
-                at,
-                format!(
-                    "@pkg:{path}: kiln does not build packages yet; build it and name its image"
-                ),
-            )),
         }
     }
 

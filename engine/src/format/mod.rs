@@ -12,6 +12,7 @@ pub mod compress;
 pub mod cpio;
 pub mod fragment;
 mod lease;
+pub mod metadata_iso;
 pub mod output;
 pub mod read;
 pub mod recipe;

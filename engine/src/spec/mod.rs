@@ -23,6 +23,7 @@ mod position;
 mod read;
 mod read_container;
 mod read_oci;
+mod read_package;
 pub mod schema;
 mod yaml;
 
@@ -43,6 +44,7 @@ pub use oci::{
     Network, Pids, Resources, ThrottleDevice, WeightDevice,
 };
 pub use position::{Position, Spanned};
+pub use read_package::PackageFile;
 pub use yaml::{DEPTH_MAX, EXPANSION_MAX, NODES_MAX, TEXT_MAX_BYTES};
 
 pub(crate) use error::ErrorList;
@@ -51,23 +53,48 @@ pub(crate) use nearest::nearest;
 use decode::{Decoder, Fields, Path};
 use position::Source;
 
+/// Turns the PATH of `@pkg:PATH` into an image reference; or says why not, and what to do.
+pub type PackageResolver<'a> = dyn FnMut(&str) -> Result<String, (String, Option<String>)> + 'a;
+
 /// What to write into an empty file.
 const SECTIONS: &str =
     "it has at least one of kernel, init, onboot, onshutdown, services, files and volumes";
 
 impl Spec {
-    /// Parses one YAML description; `file` is the name errors show.
+    /// Parses one YAML description; `file` is the name errors show. Text that begins with `@pkg:`
+    /// is text.
     ///
     /// # Errors
     /// Everything wrong with it, up to [`ERRORS_MAX`], sorted by position.
     pub fn parse(bytes: &[u8], file: &str) -> Result<Self, SpecErrors> {
+        Self::read(bytes, file, None)
+    }
+
+    /// As [`Spec::parse`]; every string that begins with `@pkg:`, key or value, becomes what
+    /// `packages` makes of the rest.
+    ///
+    /// # Errors
+    /// As for [`Spec::parse`], and what `packages` says, where the string stands.
+    pub fn parse_with(
+        bytes: &[u8],
+        file: &str,
+        packages: &mut PackageResolver<'_>,
+    ) -> Result<Self, SpecErrors> {
+        Self::read(bytes, file, Some(packages))
+    }
+
+    fn read(
+        bytes: &[u8],
+        file: &str,
+        packages: Option<&mut PackageResolver<'_>>,
+    ) -> Result<Self, SpecErrors> {
         let source = text(bytes, file)?;
         let empty = || {
             Position::new(&source, 0..1)
                 .error("the file holds no description")
                 .with_hint(SECTIONS)
         };
-        let node = yaml::load(&source)?.ok_or_else(empty)?;
+        let node = yaml::load(&source, packages)?.ok_or_else(empty)?;
         // An explicit null is an empty description; nothing but comments is a mistake.
         if matches!(node.value, node::Value::Null) && node.range.is_empty() {
             return Err(empty().into());
@@ -88,7 +115,7 @@ impl Config {
     pub fn parse_label(text: &str, image: &str) -> Result<Self, SpecErrors> {
         let source = Source::new(&format!("label org.mobyproject.config of {image}"), text);
         let empty = || Position::new(&source, 0..1).error("the label holds nothing");
-        let node = yaml::load(&source)?.ok_or_else(empty)?;
+        let node = yaml::load(&source, None)?.ok_or_else(empty)?;
         let (config, _) = decode(&source, |decoder| {
             let mut fields = Fields::open(decoder, &node, &Path::Root)?;
             let config = read_container::config(&mut fields);

@@ -41,8 +41,6 @@ pub struct Trust {
 pub enum ImageSource {
     /// An image reference as written, not canonicalised, never empty.
     Image(String),
-    /// The PATH of `@pkg:PATH`: a package directory relative to the description's directory.
-    Package(String),
     /// kiln's extension: a tree made of Debian packages.
     Debian(Debian),
 }

@@ -144,12 +144,6 @@ fn reference(
     path: &Path<'_>,
 ) -> Option<Option<ImageSource>> {
     let text = decoder.parsed(node, path, grammar::reference)?;
-    if let Some(package) = text
-        .strip_prefix("@pkg:")
-        .filter(|package| !package.is_empty())
-    {
-        return Some(Some(ImageSource::Package(package.to_owned())));
-    }
     if text.starts_with('@') {
         let message = format!(
             "\"{}\" is neither an image reference nor a template",

@@ -313,7 +313,7 @@ fn reports_at_most_twenty_in_order() {
 fn reads_every_kind_of_image() {
     let spec = parse(
         "kernel: {debian: {suite: bookworm, packages: [linux-image-amd64], mirror: 'http://m/debian', keyring: k.gpg}, modules: [virtio*, ext4], tar: none}
-init: [kiln, {image: a/b}, {debian: {suite: sid, packages: [busybox=1:1.36]}}, 'linuxkit/init:v1', '@pkg:../init']
+init: [kiln, {image: a/b}, {debian: {suite: sid, packages: [busybox=1:1.36]}}, 'linuxkit/init:v1']
 volumes: [{name: blank, image: ''}, {name: data, image: x, readonly: true, format: oci, platforms: [linux/arm64]}]
 ",
     );
@@ -352,10 +352,6 @@ volumes: [{name: blank, image: ''}, {name: data, image: x, readonly: true, forma
     );
     assert!(
         matches!(init[2], InitEntry::Image(ImageSource::Debian(debian)) if debian.suite.as_ref().unwrap().as_str() == "sid")
-    );
-    assert_eq!(
-        init[4],
-        &InitEntry::Image(ImageSource::Package("../init".to_owned()))
     );
     assert_eq!(spec.init[1].at.to_string(), "a.yml:2:22");
 
@@ -640,4 +636,56 @@ proptest! {
         }
         let _ = Spec::parse(&bytes, "a");
     }
+}
+
+#[test]
+fn packages_are_resolved_wherever_text_stands() {
+    let yaml = "\
+init: ['@pkg:init']
+services:
+  - name: a
+    image: &image '@pkg:a'
+    command: ['@pkg:a', 'not @pkg:a', '@foo']
+    annotations: {'@pkg:key': '@pkg:value'}
+  - {name: b, image: *image}
+files:
+  - path: etc/image
+    contents: |-
+      @pkg:a
+";
+    let mut asked = Vec::new();
+    let spec = Spec::parse_with(yaml.as_bytes(), "a.yml", &mut |path| {
+        asked.push(path.to_owned());
+        Ok(format!("docker.io/org/{path}:1"))
+    })
+    .unwrap();
+    // An alias is the text it stands for.
+    assert_eq!(asked, ["init", "a", "a", "key", "value", "a"]);
+    let image = |name: &str| ImageSource::Image(format!("docker.io/org/{name}:1"));
+    assert_eq!(spec.init[0].value, InitEntry::Image(image("init")));
+    assert_eq!(spec.services[1].image.value, image("a"));
+    let config = &spec.services[0].config;
+    let command: Vec<&str> = config
+        .command
+        .iter()
+        .flat_map(|c| &c.value)
+        .map(|s| &**s)
+        .collect();
+    assert_eq!(command, ["docker.io/org/a:1", "not @pkg:a", "@foo"]);
+    let annotations = config.annotations.as_ref().unwrap();
+    assert_eq!(annotations["docker.io/org/key:1"], "docker.io/org/value:1");
+    let FileContent::Contents(contents) = &spec.files[0].content else {
+        panic!("{:?}", spec.files[0].content)
+    };
+    assert_eq!(contents.value, "docker.io/org/a:1");
+
+    let mut failed = |path: &str| Err((format!("no {path}"), Some("make it".to_owned())));
+    let errors = Spec::parse_with(yaml.as_bytes(), "a.yml", &mut failed).unwrap_err();
+    let first = &errors.errors()[0];
+    assert_eq!(first.to_string(), "a.yml:1:8: @pkg:init: no init");
+    assert_eq!((first.len, first.hint.as_deref()), (11, Some("make it")));
+    assert_eq!(errors.errors().len(), 6);
+    // What is nobody's template is an ordinary word, and no image.
+    let errors = Spec::parse(yaml.as_bytes(), "a.yml").unwrap_err();
+    assert_eq!(errors.errors().len(), 3);
 }

@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 use serde_saphyr::granit_parser::{ErrorKind, Event, Options, Parser, ScalarStyle, ScanError, Tag};
 
+use super::PackageResolver;
 use super::error::{ErrorList, SpecError, SpecErrors};
 use super::node::{Entry, Node, Value, clip};
 use super::position::{Position, Source};
@@ -30,14 +31,21 @@ pub const NODES_MAX: usize = 1_000_000;
 /// A text node counts once per this many bytes.
 const WEIGHT_BYTES: usize = 64;
 
+/// What LinuxKit's only template begins with.
+const PACKAGE: &str = "@pkg:";
+
 /// Reads the only document of `source`. `None` is an empty source; errors are complete.
-pub(super) fn load(source: &Arc<Source>) -> Result<Option<Rc<Node>>, SpecErrors> {
+pub(super) fn load<'a>(
+    source: &'a Arc<Source>,
+    packages: Option<&'a mut PackageResolver<'_>>,
+) -> Result<Option<Rc<Node>>, SpecErrors> {
     let mut options = Options::default();
     options.set_emit_comments(false);
     options.flow_nesting_limit = DEPTH_MAX;
     options.block_nesting_limit = DEPTH_MAX;
     let mut loader = Loader {
         source,
+        packages,
         stack: Vec::new(),
         anchors: BTreeMap::new(),
         root: None,
@@ -100,8 +108,9 @@ enum Key {
     Refused,
 }
 
-struct Loader<'a> {
+struct Loader<'a, 'p> {
     source: &'a Arc<Source>,
+    packages: Option<&'a mut PackageResolver<'p>>,
     stack: Vec<Open>,
     anchors: BTreeMap<usize, Rc<Node>>,
     root: Option<Rc<Node>>,
@@ -110,7 +119,7 @@ struct Loader<'a> {
     errors: ErrorList,
 }
 
-impl Loader<'_> {
+impl Loader<'_, '_> {
     fn error(&self, range: Range<usize>, message: impl Into<String>) -> SpecError {
         Position::new(self.source, range).error(message)
     }
@@ -163,6 +172,7 @@ impl Loader<'_> {
             Event::Scalar(text, style, anchor, tag) => {
                 let is_merge = text == "<<" && style == ScalarStyle::Plain && tag.is_none();
                 let value = self.scalar(&text, style, tag.as_deref(), &range);
+                let value = self.template(value, &range);
                 let weight = 1 + text.len() / WEIGHT_BYTES;
                 let node = self.anchored(
                     anchor,
@@ -191,6 +201,28 @@ impl Loader<'_> {
             Event::SequenceEnd | Event::MappingEnd => self.close(range),
             Event::Alias(anchor) => self.alias(anchor, range),
             _ => Ok(()),
+        }
+    }
+
+    /// Fills a template in. Other text that begins with `@` is text.
+    fn template(&mut self, value: Value, range: &Range<usize>) -> Value {
+        let (Value::String(text), Some(packages)) = (&value, &mut self.packages) else {
+            return value;
+        };
+        let Some(path) = text.strip_prefix(PACKAGE) else {
+            return value;
+        };
+        match packages(path) {
+            Ok(reference) => Value::String(reference),
+            Err((message, hint)) => {
+                let message = format!("{}: {message}", clip(text));
+                let source = self.source;
+                self.errors.push(|| SpecError {
+                    hint,
+                    ..Position::new(source, range.clone()).error(message)
+                });
+                value
+            }
         }
     }
 

@@ -156,7 +156,6 @@ impl Writer {
         match entry {
             InitEntry::Kiln => json!("kiln"),
             InitEntry::Image(ImageSource::Image(reference)) => json!((self.canonical)(reference)),
-            InitEntry::Image(ImageSource::Package(path)) => json!(format!("@pkg:{path}")),
             InitEntry::Image(image) => {
                 let mut object = Object::default();
                 source(&mut object, image, self.canonical);
@@ -313,7 +312,6 @@ impl Writer {
 fn source(object: &mut Object, source: &ImageSource, canonical: fn(&str) -> String) {
     match source {
         ImageSource::Image(reference) => object.put("image", canonical(reference)),
-        ImageSource::Package(path) => object.put("image", format!("@pkg:{path}")),
         ImageSource::Debian(source) => object.put("debian", debian(source)),
     }
 }

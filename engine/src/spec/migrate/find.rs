@@ -20,7 +20,7 @@ pub fn find<'a>(descriptions: impl IntoIterator<Item = (&'a str, &'a [u8])>) -> 
         .into_iter()
         .filter_map(|(name, bytes)| {
             let source = crate::spec::text(bytes, name).ok()?;
-            let node = yaml::load(&source).ok()??;
+            let node = yaml::load(&source, None).ok()??;
             Some((source, node))
         })
         .collect();

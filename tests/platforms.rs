@@ -120,3 +120,63 @@ fn an_architecture_that_is_not_there_is_an_error_that_names_those_that_are() {
     }
     assert!(!space.path("x.tar").exists());
 }
+
+#[test]
+fn a_volume_keeps_a_whole_image_as_a_layout_that_skopeo_reads() {
+    let space = Space::new();
+    let path = space.path("layout");
+    let layout = Layout::new(&path);
+    let both = [
+        image(&layout, "linux/amd64"),
+        image(&layout, "linux/riscv64"),
+    ];
+    let single = both[1].clone();
+    layout.finish(&[("many", layout.index(&both)), ("one", single)]);
+    let yaml = |tag: &str, more: &str| {
+        format!(
+            "volumes:\n  - name: v\n    image: oci:{}:{tag}\n    format: oci\n{more}",
+            path.display()
+        )
+    };
+    // The host's own platform need not be among those that are wanted.
+    for (tag, more, arch, found) in [
+        ("many", "", "amd64", "linux/amd64"),
+        ("many", "", "riscv64", "linux/riscv64"),
+        (
+            "many",
+            "    platforms: [linux/riscv64]\n",
+            "riscv64",
+            "linux/riscv64",
+        ),
+        ("one", "", "riscv64", "linux/riscv64"),
+    ] {
+        space.write("system.yml", &yaml(tag, more));
+        space.build(&["--no-sbom", "-o", "system.tar", "system.yml"]);
+        let root = space.path("unpacked");
+        let _ = std::fs::remove_dir_all(&root);
+        std::fs::create_dir(&root).unwrap();
+        let (tar, root) = (space.path("system.tar"), root.display().to_string());
+        let arguments = ["-xf", tar.to_str().unwrap(), "-C", &root];
+        tool("bsdtar", &arguments);
+        let lower = format!("{root}/containers/volumes/v/lower");
+        let target = format!("dir:{root}/copy");
+        let arguments = [
+            "copy",
+            "-q",
+            "--override-arch",
+            arch,
+            &format!("oci:{lower}"),
+            &target,
+        ];
+        tool("skopeo", &arguments);
+        let config = tool("skopeo", &["inspect", "--config", &target]);
+        assert!(config.contains(&found["linux/".len()..]), "{tag}: {config}");
+    }
+    space.write(
+        "system.yml",
+        &yaml("many", "    platforms: [linux/s390x]\n"),
+    );
+    let said = space.kiln(&["build", "-o", "x.tar", "system.yml"]);
+    assert_ne!(said.code, Some(0));
+    assert!(said.stderr.contains("linux/s390x"), "{}", said.stderr);
+}

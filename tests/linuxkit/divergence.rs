@@ -26,6 +26,8 @@ pub(super) enum Divergence {
     VolumeIsOneTree,
     /// `mounts` may name volumes, as `binds` do.
     MountsNameVolumes,
+    /// The files of a layout have the time of everything generated.
+    LayoutTime,
 }
 
 /// The time of what the build itself makes.
@@ -37,7 +39,7 @@ const APPENDED: [&str; 7] = [
 ];
 
 impl Divergence {
-    pub(super) const ALL: [Self; 9] = [
+    pub(super) const ALL: [Self; 10] = [
         Self::InitIsOneTree,
         Self::SharedDirectories,
         Self::OwnMetadata,
@@ -47,6 +49,7 @@ impl Divergence {
         Self::FilesAreOneTree,
         Self::VolumeIsOneTree,
         Self::MountsNameVolumes,
+        Self::LayoutTime,
     ];
 
     /// Changes LinuxKit's facts to what kiln's must be; returns whether there was anything to
@@ -124,6 +127,9 @@ impl Divergence {
                         mount["source"] = format!("/containers/volumes/{source}/merged").into();
                     }
                 }
+            }
+            Self::LayoutTime if fact.mtime == 0 && path.starts_with("containers/volumes/") => {
+                fact.mtime = GENERATED_MTIME;
             }
             _ => {}
         }

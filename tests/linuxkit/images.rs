@@ -374,7 +374,7 @@ pub(super) fn push(host: &str, work: &Path) {
         tar.file(&path, mode, &content);
     }
     let kernel = ("kernel", tar.finish(), json!({}));
-    let commands: Vec<String> = packages
+    let mut commands: Vec<String> = packages
         .chain([kernel])
         .map(|(name, layer, config)| {
             let path = work.join(name);
@@ -384,6 +384,20 @@ pub(super) fn push(host: &str, work: &Path) {
             format!("oci:{}:1 docker://{host}/lk/{name}:1", path.display())
         })
         .collect();
+    let path = work.join("many");
+    let layout = Layout::new(&path);
+    let platforms = ["linux/amd64", "linux/arm64"];
+    let image = |platform: &&str| {
+        let mut tar = Tar::default();
+        tar.file("platform", 0o644, platform.as_bytes());
+        layout.image(platform, &tar.finish(), &json!({}))
+    };
+    let index = layout.index(&platforms.iter().map(image).collect::<Vec<_>>());
+    layout.finish(&[("1", index)]);
+    commands.push(format!(
+        "--all --preserve-digests oci:{}:1 docker://{host}/lk/many:1",
+        path.display()
+    ));
     // Two at a time: most of it is the start of skopeo.
     let script = format!(
         "printf '%s\\n' '{}' | xargs -P 2 -L 1 skopeo copy -q --dest-tls-verify=false",

@@ -132,7 +132,7 @@ services:
 - {name: v, format: x, platforms: [arm64]}
 - {}
 ",
-    "volumes: [{name: data, image: x, format: oci}]\n",
+    "volumes: [{name: data, image: 'directory:/srv', format: oci}]\n",
     "volumes: [{name: data, readonly: true}]
 services:
 - name: a

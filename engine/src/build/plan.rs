@@ -22,17 +22,20 @@ use crate::source::debian::DebianRequest;
 use crate::source::docker_archive::DockerArchive;
 use crate::source::http::{Http, HttpOptions, ProxyOptions};
 use crate::source::oci_layout::OciLayout;
+use crate::source::platform::ParsePlatformError;
 use crate::source::registry::{Registry, RegistryOptions};
 use crate::source::{ImageName, Platform};
 use crate::spec::{
-    Debian, ImageSource, InitEntry, Position, Section, Spanned, Spec, SpecError, VolumeFormat,
+    Debian, ImageSource, InitEntry, Position, Section, Spanned, Spec, SpecError, Volume,
+    VolumeFormat,
 };
 use crate::step::debian::Packages;
 use crate::step::image::{Image, Resolve};
 use crate::step::kernel::Kernel;
+use crate::step::layout::{EVERY_PLATFORM, Layout, Shelf};
 use crate::step::root::{Origin, Source};
 use crate::step::scheduler::run as run_graph;
-use crate::step::system::{Init, Plan};
+use crate::step::system::{Init, Plan, VolumeContent};
 use crate::step::{Next, Results, Step, StepError};
 use crate::system::files::{FileKind, file_nodes};
 use crate::system::ids::Ids;
@@ -300,20 +303,7 @@ impl<'a> Planner<'a> {
         }
         let mut volumes = Vec::new();
         for volume in &spec.volumes {
-            if let Some(format) = volume
-                .format
-                .as_ref()
-                .filter(|format| format.value == VolumeFormat::Oci)
-            {
-                return Err(one(&format.at, "volumes that hold an OCI layout are not supported yet; remove format: oci to hold the files".into()));
-            }
-            volumes.push(
-                volume
-                    .image
-                    .as_ref()
-                    .map(|image| self.origin(image))
-                    .transpose()?,
-            );
+            volumes.push(self.volume(volume)?);
         }
         let formats = self.request.formats.clone();
         let sbom = self.request.sbom.clone();
@@ -328,6 +318,76 @@ impl<'a> Planner<'a> {
             formats,
             sbom,
         })
+    }
+
+    fn volume(&mut self, volume: &Volume) -> Result<VolumeContent, BuildError> {
+        let Some(image) = &volume.image else {
+            return Ok(VolumeContent::Blank);
+        };
+        let format = volume.format.as_deref().copied().unwrap_or_default();
+        Ok(match format {
+            VolumeFormat::Filesystem => VolumeContent::Files(self.origin(image)?),
+            VolumeFormat::Oci => VolumeContent::Layout(Arc::new(self.layout(image, volume)?)),
+        })
+    }
+
+    /// Plans an image that is kept as it is, for several platforms.
+    fn layout(
+        &mut self,
+        image: &Spanned<ImageSource>,
+        volume: &Volume,
+    ) -> Result<Layout, BuildError> {
+        let name = match &image.value {
+            ImageSource::Image(text) => Some((text, self.image_name(text, &image.at)?)),
+            ImageSource::Debian(_) => None,
+        };
+        let (name, source): (_, Arc<dyn Shelf>) = match name {
+            Some((_, ImageName::Registry(reference))) => {
+                let name = reference.canonical();
+                let pinned = self.lock.image(&name, EVERY_PLATFORM);
+                let reference = match pinned {
+                    Some(pinned) => reference.pinned(pinned.manifest),
+                    None => reference,
+                };
+                (name, Arc::new(self.registry.image(&reference)))
+            }
+            Some((text, ImageName::OciLayout { path, tag })) => {
+                (text.clone(), Arc::new(OciLayout::new(path, tag)))
+            }
+            Some((text, ImageName::OciArchive { path, tag })) => {
+                (text.clone(), Arc::new(OciLayout::archive(path, tag)))
+            }
+            _ => {
+                let message =
+                    "only an image of a registry or an OCI layout can be kept as a layout";
+                return Err(one(&image.at, message.into()));
+            }
+        };
+        for input in source.inputs() {
+            self.look_at(&input);
+        }
+        let platform = |platform: &Spanned<String>| {
+            let parsed = platform.value.parse();
+            parsed.map_err(|error: ParsePlatformError| one(&platform.at, error.to_string()))
+        };
+        Ok(Layout {
+            name,
+            source,
+            platforms: volume
+                .platforms
+                .iter()
+                .map(platform)
+                .collect::<Result<_, _>>()?,
+            own: self.platform.clone(),
+            refresh: self.request.pull,
+        })
+    }
+
+    fn image_name(&self, text: &str, at: &Position) -> Result<ImageName, BuildError> {
+        let base = self.base(at)?;
+        ImageName::parse(text)
+            .and_then(|name| name.resolve_paths(&base, self.request.network.home.as_deref()))
+            .map_err(|error| one(at, error.to_string()))
     }
 
     fn origin(&mut self, image: &Spanned<ImageSource>) -> Result<Origin, BuildError> {
@@ -349,11 +409,7 @@ impl<'a> Planner<'a> {
     }
 
     fn named(&mut self, text: &str, at: &Position) -> Result<Origin, BuildError> {
-        let base = self.base(at)?;
-        let name = ImageName::parse(text)
-            .and_then(|name| name.resolve_paths(&base, self.request.network.home.as_deref()))
-            .map_err(|error| one(at, error.to_string()))?;
-        let (name, source) = match name {
+        let (name, source) = match self.image_name(text, at)? {
             ImageName::Registry(reference) => {
                 let image = Arc::new(self.registry.image(&reference))
                     as Arc<dyn crate::source::ImageSource>;
@@ -562,6 +618,23 @@ impl Step for Names {
                         });
                     }
                 },
+            }
+        }
+        for content in &self.0.volumes {
+            let VolumeContent::Layout(layout) = content else {
+                continue;
+            };
+            if !layout.source.inputs().is_empty() {
+                continue;
+            }
+            match layout.top(got)? {
+                Err(need) => needed.extend(need),
+                Ok(top) => lock.images.push(LockedImage {
+                    image: layout.name.clone(),
+                    platform: EVERY_PLATFORM.to_owned(),
+                    manifest: top.to_string(),
+                    attestations: Vec::new(),
+                }),
             }
         }
         if !needed.is_empty() {

@@ -299,6 +299,18 @@ impl ImageSource for OciLayout {
         self.name.clone()
     }
 
+    fn top(&self) -> Option<(Sha256, Arc<Vec<u8>>)> {
+        let entries = self.entries().ok()?;
+        let is_meant = |entry: &&Descriptor| {
+            let tag = self.tag.as_deref();
+            tag.is_none_or(|tag| is_named(entry, tag) || entry.digest.to_string() == tag)
+        };
+        let mut meant = entries.iter().filter(is_meant);
+        let (first, more) = (meant.next()?, meant.next());
+        let document = resolve::document(self, Kind::Manifest, &first.digest).ok()?;
+        more.is_none().then_some((first.digest, document))
+    }
+
     fn inputs(&self) -> Vec<PathBuf> {
         match self.shelf {
             Shelf::Directory => vec![self.path.join("index.json")],

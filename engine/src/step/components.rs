@@ -11,9 +11,10 @@ use kiln_cache::{Action, Cache, Digest};
 
 use super::generated::Generated;
 use super::image::tree_of;
+use super::layout::LayoutTree;
 use super::root::{Origin, Purpose, Root, Stack};
 use super::sbom::{self, Component};
-use super::system::{Init, Plan};
+use super::system::{Init, Plan, VolumeContent};
 use super::{Known, Need, Results, Step, StepError};
 use crate::format::{Fragment, Part};
 use crate::spec::{Section, Warning};
@@ -220,7 +221,13 @@ impl Roots {
             volumes: plan
                 .volumes
                 .iter()
-                .map(|origin| origin.as_ref().map(|origin| root(origin, Purpose::System)))
+                .map(|content| match content {
+                    VolumeContent::Blank => None,
+                    VolumeContent::Files(origin) => Some(root(origin, Purpose::System)),
+                    VolumeContent::Layout(layout) => {
+                        Some(Arc::new(LayoutTree(layout.clone())) as _)
+                    }
+                })
                 .collect(),
         }
     }
@@ -372,10 +379,7 @@ fn volumes(
         }
         nodes.push(Node::directory(clean(&format!("{base}/merged"))));
         nodes.push(Node::directory(clean(&format!("{base}/tmp"))));
-        let source = plan.volumes[index]
-            .as_ref()
-            .map_or("empty", |origin| &origin.name)
-            .to_owned();
+        let source = plan.volumes[index].name().to_owned();
         let name = &volume.name.value;
         out.push(Pending {
             fragment: fragment(name, source, &format!("volume[{index}]"), parts),

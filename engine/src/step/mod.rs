@@ -9,6 +9,7 @@ pub mod debian;
 pub mod generated;
 pub mod image;
 pub mod kernel;
+pub(crate) mod layout;
 mod modules;
 pub mod root;
 pub(crate) mod sbom;

@@ -63,9 +63,10 @@ pub(crate) fn components(plan: &Plan) -> Vec<Component> {
         };
         out.push(component(format!("init/{index}"), String::new(), origin));
     }
-    for (volume, origin) in plan.spec.volumes.iter().zip(&plan.volumes) {
+    // A layout's files are images of their own.
+    for (volume, content) in plan.spec.volumes.iter().zip(&plan.volumes) {
         let name = &volume.name.value;
-        if let Some(origin) = origin {
+        if let Some(origin) = content.origin() {
             let path = format!("{}/lower", volume_path(name));
             out.push(component(format!("volumes/{name}"), path, Some(origin)));
         }

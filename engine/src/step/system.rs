@@ -11,6 +11,7 @@ use kiln_cache::{Action, Key, KeyBuilder};
 
 use super::components::fragments;
 use super::kernel::Kernel;
+use super::layout::Layout;
 use super::root::Origin;
 use super::segment::{outputs, whole_objects};
 use super::{Next, Results, Step, StepError};
@@ -34,8 +35,8 @@ pub struct Plan {
     pub init: Vec<Init>,
     /// The origin of each container, section by section.
     pub containers: BTreeMap<Section, Vec<Origin>>,
-    /// The origin of each volume; `None` for a blank one.
-    pub volumes: Vec<Option<Origin>>,
+    /// What each volume holds.
+    pub(crate) volumes: Vec<VolumeContent>,
     /// What `files` puts there, parents not included, with the digests of host files.
     pub files: Vec<Node>,
     /// What is asked for.
@@ -56,7 +57,36 @@ impl Plan {
             .map(|kernel| &kernel.origin)
             .chain(init)
             .chain(self.containers.values().flatten())
-            .chain(self.volumes.iter().flatten())
+            .chain(self.volumes.iter().filter_map(VolumeContent::origin))
+    }
+}
+
+/// What a volume holds.
+pub(crate) enum VolumeContent {
+    /// Nothing.
+    Blank,
+    /// The files of an image.
+    Files(Origin),
+    /// An image as an OCI layout.
+    Layout(Arc<Layout>),
+}
+
+impl VolumeContent {
+    /// Returns where its files come from.
+    pub(crate) fn origin(&self) -> Option<&Origin> {
+        match self {
+            Self::Files(origin) => Some(origin),
+            Self::Blank | Self::Layout(_) => None,
+        }
+    }
+
+    /// Returns what provenance records call it.
+    pub(crate) fn name(&self) -> &str {
+        match self {
+            Self::Blank => "empty",
+            Self::Files(origin) => &origin.name,
+            Self::Layout(layout) => &layout.name,
+        }
     }
 }
 

@@ -70,12 +70,6 @@ differences! {
         "puts an empty string in its place",
         "leaves it as it is",
     );
-    PKG_TEXT = differs(
-        "pkg-text",
-        "@pkg: where no image stands",
-        "puts the package's image reference in its place",
-        "leaves the text as it is",
-    );
     MOUNT_VOLUME = differs(
         "mount-volume",
         "mounts of a volume by its name",

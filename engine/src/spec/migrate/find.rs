@@ -140,14 +140,8 @@ impl Finder<'_> {
     }
 
     fn at_text(&mut self, text: &str, range: &Range<usize>, path: &str, is_image: bool) {
-        if text.starts_with('@') && !is_image {
-            let is_package = text.starts_with("@pkg:");
-            let difference = if is_package {
-                &d::PKG_TEXT
-            } else {
-                &d::AT_TEXT
-            };
-            self.found(difference, range, format!("{path}: \"{}\"", clip(text)));
+        if text.starts_with('@') && !text.starts_with("@pkg:") && !is_image {
+            self.found(&d::AT_TEXT, range, format!("{path}: \"{}\"", clip(text)));
         }
     }
 

@@ -234,7 +234,7 @@ fn asked(
     read: impl FnOnce(&mut Decoder<'_>, &super::super::node::Node),
 ) -> BTreeSet<(String, BTreeSet<&'static str>)> {
     let source = Source::new("a", &document.to_string());
-    let node = yaml::load(&source).unwrap().unwrap();
+    let node = yaml::load(&source, None).unwrap().unwrap();
     let mut decoder = Decoder::new(&source);
     read(&mut decoder, &node);
     let index = Regex::new(r"\[\d+\]").unwrap();

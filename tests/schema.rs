@@ -30,7 +30,7 @@ const GOOD: &[&str] = &[
     "null",
     "kernel: {image: k, cmdline: a, binary: b, tar: none, ucode: u}",
     "kernel: {debian: {suite: bookworm, packages: [linux-image-amd64]}, modules: [virtio*]}",
-    "init: [kiln, a/b:c, {image: x}, {debian: {packages: [busybox=1:1.35]}}, '@pkg:../x']",
+    "init: [kiln, a/b:c, {image: x}, {debian: {packages: [busybox=1:1.35]}}, '@pkg:./x']",
     "trust: {image: [a], org: [b]}",
     "volumes: [{name: v}, {name: w, image: x, readonly: true, format: oci, platforms: [linux/arm64/v8]}]",
     "files: [{path: a, contents: ''}, {path: b, directory: true, mode: '0755', uid: 5, gid: web}, {path: c, symlink: d}, {path: e, source: f, optional: true}, {path: g, metadata: json}]",
@@ -82,6 +82,7 @@ const BAD: &[&str] = &[
 #[test]
 fn the_schema_says_what_kiln_says() {
     let space = Space::new();
+    space.write("x/build.yml", "image: x\n");
     let schema = space.kiln(&["schema"]);
     assert_eq!(schema.code, Some(0), "{}", schema.stderr);
     fs::write(space.path("schema.json"), &schema.stdout).unwrap();

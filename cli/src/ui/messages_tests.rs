@@ -242,6 +242,7 @@ fn request(texts: &[&[u8]]) -> Request {
     let text = |(name, bytes): (&str, &&[u8])| Description::Text {
         name: name.into(),
         bytes: bytes.to_vec(),
+        is_local: false,
     };
     Request {
         descriptions: names.into_iter().zip(texts).map(text).collect(),
@@ -251,6 +252,7 @@ fn request(texts: &[&[u8]]) -> Request {
         cache: PathBuf::from("/nowhere/kiln"),
         decompress_kernel: false,
         pull: false,
+        sbom: None,
         guest: None,
         network: Network::default(),
         program: String::new(),

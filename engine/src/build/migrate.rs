@@ -2,9 +2,8 @@
 
 use std::borrow::Cow;
 
-use kiln_cache::FileStamp;
-
-use super::{BuildError, Description, Request, YAML_MAX_BYTES, plan};
+use super::packages::Packages;
+use super::{BuildError, Description, Request, plan};
 use crate::event::Silent;
 use crate::lockfile::Lock;
 use crate::spec::migrate::{Finding, find};
@@ -31,28 +30,16 @@ pub struct Migration {
 /// # Errors
 /// When a description or a file that it names cannot be read. Mistakes in it are no error.
 pub fn migrate(request: &Request) -> Result<Migration, BuildError> {
-    let mut texts: Vec<(String, Cow<'_, [u8]>)> = Vec::new();
+    let mut texts: Vec<(&Description, Cow<'_, str>, Cow<'_, [u8]>)> = Vec::new();
     for description in &request.descriptions {
-        let bytes = match description {
-            Description::Text { bytes, .. } => Cow::Borrowed(&bytes[..]),
-            Description::File(file) => {
-                let path = std::path::absolute(file).map_err(BuildError::file(file))?;
-                let (_, bytes) =
-                    FileStamp::read(&path, YAML_MAX_BYTES).map_err(BuildError::file(file))?;
-                Cow::Owned(bytes)
-            }
-        };
-        texts.push((description.name().into_owned(), bytes));
+        texts.push((description, description.name(), description.bytes()?.0));
     }
-    let texts: Vec<(&str, &[u8])> = texts
-        .iter()
-        .map(|(name, bytes)| (name.as_str(), &bytes[..]))
-        .collect();
     let mut migration = Migration {
-        findings: find(texts.iter().copied()),
+        findings: find(texts.iter().map(|(_, name, bytes)| (&**name, &**bytes))),
         ..Migration::default()
     };
-    match parse(&texts, &mut migration.errors) {
+    let texts = texts.iter().map(|(it, _, bytes)| (*it, &**bytes));
+    match parse(texts, &mut migration.errors)? {
         None => {}
         Some(Err(errors)) => migration.errors.extend_from_slice(errors.errors()),
         Some(Ok(spec)) => migration.check(&spec, request)?,
@@ -63,24 +50,28 @@ pub fn migrate(request: &Request) -> Result<Migration, BuildError> {
 }
 
 /// Merges the descriptions; `None` when one of them has errors, which are added.
-fn parse(texts: &[(&str, &[u8])], errors: &mut Vec<SpecError>) -> Option<Result<Spec, SpecErrors>> {
+fn parse<'a>(
+    texts: impl Iterator<Item = (&'a Description, &'a [u8])>,
+    errors: &mut Vec<SpecError>,
+) -> Result<Option<Result<Spec, SpecErrors>>, BuildError> {
     let mut specs = Vec::new();
-    for (name, bytes) in texts {
-        match Spec::parse(bytes, name) {
+    let mut packages = Packages::default();
+    for (description, bytes) in texts {
+        match description.parse(bytes, &mut packages)? {
             Ok(spec) => specs.push(spec),
             Err(found) => errors.extend_from_slice(found.errors()),
         }
     }
     if !errors.is_empty() {
-        return None;
+        return Ok(None);
     }
     let mut whole = Spec::default();
     for spec in specs {
         if let Err(errors) = whole.append(spec) {
-            return Some(Err(errors));
+            return Ok(Some(Err(errors)));
         }
     }
-    Some(Ok(whole))
+    Ok(Some(Ok(whole)))
 }
 
 impl Migration {

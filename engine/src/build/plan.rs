@@ -3,6 +3,7 @@
 //! Enters: a request. Leaves: a [`Plan`] and the list of files it was made from. The network is
 //! not asked here.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -26,8 +27,8 @@ use crate::source::platform::ParsePlatformError;
 use crate::source::registry::{Registry, RegistryOptions};
 use crate::source::{ImageName, Platform};
 use crate::spec::{
-    Debian, ImageSource, InitEntry, Position, Section, Spanned, Spec, SpecError, Volume,
-    VolumeFormat,
+    Debian, ImageSource, InitEntry, Position, Section, Spanned, Spec, SpecError, SpecErrors,
+    Volume, VolumeFormat,
 };
 use crate::step::debian::Packages;
 use crate::step::image::{Image, Resolve};
@@ -158,24 +159,9 @@ fn read(
     let mut whole: Option<Spec> = None;
     let mut packages = LinuxKitPackages::default();
     for description in &request.descriptions {
-        let name = description.name();
-        let spec = match description {
-            Description::Text {
-                bytes, is_local, ..
-            } => {
-                let base = std::env::current_dir().map_err(BuildError::file(Path::new(".")))?;
-                let base = Some(&*base).filter(|_| *is_local);
-                Spec::parse_with(bytes, &name, &mut |path| packages.resolve(base, path))?
-            }
-            Description::File(file) => {
-                let absolute = std::path::absolute(file).map_err(BuildError::file(file))?;
-                let (stamp, bytes) =
-                    FileStamp::read(&absolute, YAML_MAX_BYTES).map_err(BuildError::file(file))?;
-                inputs.files.push(stamp);
-                let base = absolute.parent();
-                Spec::parse_with(&bytes, &name, &mut |path| packages.resolve(base, path))?
-            }
-        };
+        let (bytes, stamp) = description.bytes()?;
+        inputs.files.extend(stamp);
+        let spec = description.parse(&bytes, &mut packages)??;
         match &mut whole {
             None => whole = Some(spec),
             Some(whole) => whole.append(spec)?,
@@ -187,6 +173,37 @@ fn read(
         listener.event(&Event::Warning(format!("{}: {warning}", warning.at())));
     }
     Ok(spec)
+}
+
+impl Description {
+    /// Returns its YAML, and of a file its stamp.
+    pub(super) fn bytes(&self) -> Result<(Cow<'_, [u8]>, Option<FileStamp>), BuildError> {
+        match self {
+            Self::Text { bytes, .. } => Ok((bytes.into(), None)),
+            Self::File(file) => {
+                let path = std::path::absolute(file).map_err(BuildError::file(file))?;
+                let (stamp, bytes) =
+                    FileStamp::read(&path, YAML_MAX_BYTES).map_err(BuildError::file(file))?;
+                Ok((bytes.into(), Some(stamp)))
+            }
+        }
+    }
+
+    /// Parses its YAML, with the packages that it names.
+    pub(super) fn parse(
+        &self,
+        bytes: &[u8],
+        packages: &mut LinuxKitPackages,
+    ) -> Result<Result<Spec, SpecErrors>, BuildError> {
+        let absolute = |path: &Path| std::path::absolute(path).map_err(BuildError::file(path));
+        let base = match self {
+            Self::File(file) => absolute(file)?.parent().map(Path::to_owned),
+            Self::Text { is_local: true, .. } => Some(absolute(Path::new("."))?),
+            Self::Text { .. } => None,
+        };
+        let mut resolve = |path: &str| packages.resolve(base.as_deref(), path);
+        Ok(Spec::parse_with(bytes, &self.name(), &mut resolve))
+    }
 }
 
 fn http(network: &Network) -> Http {

@@ -206,15 +206,8 @@ fn kind(what: Kind, definitions: &mut Definitions) -> Value {
 /// Returns the pattern of a small language; no lookarounds, so that every regex engine reads it.
 fn pattern(like: Pattern) -> Value {
     let text = |pattern: &str| json!({"type": "string", "pattern": pattern});
-    let reference = concat!(
-        "(@pkg:[^",
-        blank!(),
-        "]|[^@",
-        blank!(),
-        "])[^",
-        blank!(),
-        "]*"
-    );
+    // What follows `@pkg:` is a directory, of any name.
+    let reference = concat!("^(@pkg:|[^@", blank!(), "][^", blank!(), "]*$");
     match like {
         Pattern::Bind => text("^[^:]+:[^:]+(:[^:]*)?$"),
         Pattern::Tmpfs => text("^[^:]+(:[^:]*)?$"),
@@ -236,13 +229,13 @@ fn pattern(like: Pattern) -> Value {
             json!({"type": "string", "not": {"pattern": r"\u0000|(^|/)\.\.(/|$)|^(\.?/)*\.?$"}})
         }
         Pattern::Image => {
-            let mut schema = text(&format!("^{reference}$"));
-            schema["not"] = json!({"pattern": "://"});
+            let mut schema = text(&format!("{reference})"));
+            schema["not"] = json!({"pattern": "^[^@]*://"});
             schema
         }
         Pattern::ImageOrEmpty => {
-            let mut schema = text(&format!("^({reference})?$"));
-            schema["not"] = json!({"pattern": "://"});
+            let mut schema = text(&format!("{reference}|$)"));
+            schema["not"] = json!({"pattern": "^[^@]*://"});
             schema
         }
         Pattern::Mirror => text(concat!("^(https?://|file:///)[^", blank!(), "]+$")),

@@ -56,7 +56,7 @@ fn an_index_gives_each_architecture_its_own() {
     let nested = layout.index(&others);
     let odd = layout.index(&[nameless, nested, amd64.clone()]);
     // skopeo copies flat ones alone.
-    let index = layout.index(&[&others[..], &[amd64.clone()]].concat());
+    let index = layout.index(&[&others[..], std::slice::from_ref(&amd64)].concat());
     layout.finish(&[("odd", odd), ("1", index.clone())]);
 
     let registry = space.registry();

@@ -89,10 +89,12 @@ impl Divergence {
                 fact.location = "containers".to_owned();
                 fact.source = "kiln".to_owned();
             }
-            Self::OwnMetadata if found.mtime == MTIME && fact.mtime == GENERATED_MTIME => {
-                if APPENDED.iter().any(|appended| is_in_root(path, appended)) {
-                    fact.mtime = MTIME;
-                }
+            Self::OwnMetadata
+                if found.mtime == MTIME
+                    && fact.mtime == GENERATED_MTIME
+                    && APPENDED.iter().any(|appended| is_in_root(path, appended)) =>
+            {
+                fact.mtime = MTIME;
             }
             Self::ModulesAreInit if fact.location == "kernel" && !path.starts_with("boot") => {
                 assert_eq!(found.location, "init", "{path}");

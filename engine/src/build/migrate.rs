@@ -30,15 +30,17 @@ pub struct Migration {
 /// # Errors
 /// When a description or a file that it names cannot be read. Mistakes in it are no error.
 pub fn migrate(request: &Request) -> Result<Migration, BuildError> {
-    let mut texts: Vec<(&Description, Cow<'_, str>, Cow<'_, [u8]>)> = Vec::new();
+    let mut texts: Vec<Cow<'_, [u8]>> = Vec::new();
     for description in &request.descriptions {
-        texts.push((description, description.name(), description.bytes()?.0));
+        texts.push(description.bytes()?.0);
     }
+    let names: Vec<_> = request.descriptions.iter().map(Description::name).collect();
+    let texts = || texts.iter().map(|bytes| &**bytes);
     let mut migration = Migration {
-        findings: find(texts.iter().map(|(_, name, bytes)| (&**name, &**bytes))),
+        findings: find(names.iter().map(|name| &**name).zip(texts())),
         ..Migration::default()
     };
-    let texts = texts.iter().map(|(it, _, bytes)| (*it, &**bytes));
+    let texts = request.descriptions.iter().zip(texts());
     match parse(texts, &mut migration.errors)? {
         None => {}
         Some(Err(errors)) => migration.errors.extend_from_slice(errors.errors()),

@@ -81,9 +81,7 @@ pub(super) fn keys(cache: &Cache, names: &[Name]) -> Result<BTreeSet<Key>, Build
         for digest in [&name.top, &name.found.manifest] {
             keys.insert(blob_key(digest));
             // What is not complete here, a build's image without its blobs, has its records below.
-            let Ok(gathered) = gather(&store, digest, None, None) else {
-                continue;
-            };
+            let gathered = gather(&store, digest, None, None).unwrap_or_default();
             let documents = gathered.documents.iter().chain(&gathered.configs);
             keys.extend(documents.map(|(digest, _)| blob_key(digest)));
             keys.extend(gathered.blobs.iter().map(|blob| blob_key(&blob.digest)));

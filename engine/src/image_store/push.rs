@@ -21,7 +21,7 @@ use crate::digest::Sha256;
 use crate::source::manifest::{Document, OCI_INDEX, parse};
 use crate::source::registry::RegistryImage;
 use crate::source::resolve::Documents;
-use crate::source::{ImageSource, Reference, SourceErrorKind};
+use crate::source::{ImageSource, Platform, Reference, SourceErrorKind};
 use crate::step::{Lane, Next, Results, Reuse, Step, StepError, Task};
 
 /// How to push.
@@ -228,6 +228,12 @@ fn digest_of(entry: &Value) -> Option<Sha256> {
     entry["digest"].as_str()?.parse().ok()
 }
 
+fn platform_of(entry: &Value) -> Option<Platform> {
+    let text = |key: &str| entry["platform"][key].as_str();
+    let (os, architecture) = (text("os")?, text("architecture")?);
+    Some(Platform::new(os, architecture, text("variant")))
+}
+
 fn subject_of(entry: &Value) -> Option<Sha256> {
     entry["annotations"]["vnd.docker.reference.digest"]
         .as_str()?
@@ -239,12 +245,15 @@ fn subject_of(entry: &Value) -> Option<Sha256> {
 fn kept(there: &[u8], local: &[Value]) -> Vec<Value> {
     let index: Value = serde_json::from_slice(there).unwrap_or_default();
     let listed = index["manifests"].as_array().cloned().unwrap_or_default();
-    let stays = |entry: &Value| {
-        subject_of(entry).is_none()
-            && !local
-                .iter()
-                .any(|own| own["platform"] == entry["platform"] || own["digest"] == entry["digest"])
+    let is_replaced = |entry: &Value| {
+        let theirs = platform_of(entry);
+        local.iter().any(|own| {
+            let ours = platform_of(own);
+            let same = theirs.iter().zip(&ours).any(|(a, b)| a.is_same(b));
+            same || own["digest"] == entry["digest"]
+        })
     };
+    let stays = |entry: &Value| subject_of(entry).is_none() && !is_replaced(entry);
     let manifests: BTreeSet<Sha256> = listed
         .iter()
         .filter(|entry| stays(entry))

@@ -149,7 +149,9 @@ impl Images<'_> {
 /// Tells whether a registry says that it has no such image.
 fn is_absent(kind: &SourceErrorKind) -> bool {
     match kind {
-        SourceErrorKind::NotFound { .. } => true,
+        SourceErrorKind::NotFound { .. }
+        | SourceErrorKind::NoPlatform { .. }
+        | SourceErrorKind::WrongPlatform { .. } => true,
         SourceErrorKind::Http { error, .. } => {
             matches!(error, HttpError::Status { status: 404, .. })
         }

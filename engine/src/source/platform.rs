@@ -75,6 +75,12 @@ impl Platform {
         }
     }
 
+    /// Tells whether two spellings mean one platform: `arm64` and `arm64/v8`.
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
+        let parts = |it: &Self| (it.os.clone(), it.architecture.clone());
+        parts(self) == parts(other) && self.variant_or_default() == other.variant_or_default()
+    }
+
     /// The variant that is meant when none is named.
     fn variant_or_default(&self) -> Option<&str> {
         self.variant

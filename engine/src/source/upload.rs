@@ -73,6 +73,11 @@ impl RegistryImage {
             match head {
                 Ok(_) => return Ok(false),
                 Err(Trouble::Http(HttpError::Status { status: 404, .. })) => {}
+                // Only to what it has does a registry lead (distribution spec, pulling blobs).
+                Err(Trouble::Http(HttpError::Status {
+                    status: 301 | 302 | 303 | 307 | 308,
+                    ..
+                })) => return Ok(false),
                 Err(error) => return Err(error),
             }
             let start = format!("{base}/uploads/");

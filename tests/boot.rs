@@ -245,7 +245,7 @@ fn run_bundles(init_and_files: &str, memory: &str) {
         "kernel:\n  debian: {suite: bookworm, packages: [linux-image-cloud-amd64]}\n  modules: [overlay]\n  cmdline: console=ttyS0 quiet\n",
         "onboot:\n  - name: first\n    readonly: true\n    uid: 1234\n",
         &run(&format!(
-            "echo the first; /bin/busybox id -u; {} || echo cannot write",
+            "echo the first; /bin/busybox id -u; {} || echo no writing here",
             touch("/x")
         )),
         "  - name: second\n    binds: [\"/etc/mark:/mark\", \"data:/data\"]\n",
@@ -273,7 +273,7 @@ fn run_bundles(init_and_files: &str, memory: &str) {
         &[
             "the first",
             "1234",
-            "cannot write",
+            "no writing here",
             "the second",
             "the bound file",
             "can write",

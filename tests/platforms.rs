@@ -180,3 +180,37 @@ fn a_volume_keeps_a_whole_image_as_a_layout_that_skopeo_reads() {
     assert_ne!(said.code, Some(0));
     assert!(said.stderr.contains("linux/s390x"), "{}", said.stderr);
 }
+
+#[test]
+fn a_volume_of_an_image_in_the_cache_needs_no_network() {
+    let space = Space::new();
+    let layout = |name: &str, content: &str| {
+        let image = space.image(name).layer(&[("a", content)]);
+        image.config(&["--architecture", "amd64"]).layout()
+    };
+    let (old_layout, new_layout) = (layout("old", "old"), layout("new", "new"));
+    let registry = space.registry();
+    let name = registry.push(&old_layout, "kiln/kept:1");
+    let kiln = |args: &[&str]| {
+        let said = space.kiln(args);
+        assert_eq!(said.code, Some(0), "{args:?}: {}", said.stderr);
+    };
+    kiln(&["cache", "pull", "--arch", "amd64", &name]);
+    drop(registry);
+    for platforms in ["", "    platforms: [linux/amd64]\n"] {
+        let volume = format!("  - name: v\n    image: {name}\n    format: oci\n{platforms}");
+        space.write("system.yml", &format!("volumes:\n{volume}"));
+        let index = |space: &Space| {
+            kiln(&["build", "--arch", "amd64", "-o", "x.tar", "system.yml"]);
+            let tar = read_tar(&space.path("x.tar"));
+            tar["containers/volumes/v/lower/index.json"].content.clone()
+        };
+        let old = index(&space);
+        assert_eq!(old, index(&space));
+        // What an import names anew is what the volume holds.
+        kiln(&["cache", "import", "--name", &name, &new_layout]);
+        assert_ne!(old, index(&space));
+        kiln(&["cache", "import", "--name", &name, &old_layout]);
+        assert_eq!(old, index(&space));
+    }
+}

@@ -23,7 +23,7 @@ use std::path::{Path, PathBuf};
 use crate::error::Result;
 use crate::file_stamp::{Change, FileKind, FileStamp};
 use crate::record::{self, Decoder, Encoder, Kind};
-use crate::{Cache, Key};
+use crate::{Cache, Key, boot};
 
 /// Which part of a build a stale file plays.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -222,6 +222,24 @@ impl Cache {
         self.put_record(Kind::Stamp, key, &path, &stamp.encode())
     }
 
+    /// Returns the file that [`new_epoch`](Self::new_epoch) replaces. A stamp that lists it, or
+    /// that it was not there, lasts until then.
+    #[must_use]
+    pub fn epoch_file(root: &Path) -> PathBuf {
+        root.join("builds/epoch")
+    }
+
+    /// Ends every stamp of the epoch: what actions mean that were taken for granted has changed,
+    /// by other hands than those of the stamped builds.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub fn new_epoch(&self) -> Result<()> {
+        let mut temporary = self.create_temporary()?;
+        temporary.write(format!("{:016x}\n", boot::random()).as_bytes(), 0)?;
+        temporary.publish(&Self::epoch_file(self.root()))
+    }
+
     /// Returns a note; `None` when it is absent, damaged or cannot be read.
     #[must_use]
     pub fn note(&self, key: &Key) -> Option<Vec<u8>> {
@@ -266,6 +284,24 @@ mod tests {
             inputs: vec![file],
             ..Stamp::default()
         }
+    }
+
+    #[test]
+    fn an_epoch_ends_the_stamps_that_list_it() {
+        let room = tempfile::tempdir().unwrap();
+        let cache = Cache::open(room.path()).unwrap();
+        let file = Cache::epoch_file(room.path());
+        let absent = Stamp {
+            absent: vec![file.clone()],
+            ..Stamp::default()
+        };
+        assert_eq!(absent.check(), Ok(()));
+        cache.new_epoch().unwrap();
+        assert_eq!(stale(&absent), Change::Appeared);
+        let stamp = settled(&file);
+        assert_eq!(stamp.check(), Ok(()));
+        cache.new_epoch().unwrap();
+        assert!(stamp.check().is_err());
     }
 
     #[test]

@@ -115,6 +115,8 @@ pub(super) fn plan_with(
     let mut inputs = Inputs::default();
     let spec = read(request, listener, &mut inputs)?;
     let mut planner = Planner::new(request, lock, &mut inputs);
+    let cache = std::path::absolute(&request.cache).map_err(BuildError::file(&request.cache))?;
+    planner.look_at(&Cache::epoch_file(&cache));
     let plan = planner.plan(spec)?;
     let registry = planner.registry;
     Ok(Planned {

@@ -4,7 +4,7 @@
 //! ([`crate::source::Reference::key`]), keyed by name and platform. Builds, pulls and imports write
 //! the same records, so what one knows serves the others.
 
-use kiln_cache::{Action, Cache, Key, KeyBuilder};
+use kiln_cache::{Action, Cache, CacheError, Key, KeyBuilder};
 
 use crate::digest::Sha256;
 use crate::source::{Located, Platform, Reference};
@@ -67,6 +67,17 @@ impl Name {
         }
     }
 
+    /// Writes the record; returns the one before when it said something else.
+    pub(crate) fn keep(&self, cache: &Cache) -> Result<Option<Self>, CacheError> {
+        let before = cache.action(&self.key())?.as_ref().and_then(Self::read);
+        cache.put_action(&self.key(), &self.action())?;
+        let before = before.filter(|old| (&old.found, old.top) != (&self.found, self.top));
+        if before.is_some() {
+            cache.new_epoch()?;
+        }
+        Ok(before)
+    }
+
     /// Reads a record; `None` for actions of other kinds, and damaged ones.
     pub(crate) fn read(action: &Action) -> Option<Self> {
         let text = |name| std::str::from_utf8(action.value(name)?).ok();
@@ -103,7 +114,7 @@ impl Name {
 }
 
 /// Returns all names, sorted by name and platform.
-pub(crate) fn all(cache: &Cache) -> Result<Vec<Name>, kiln_cache::CacheError> {
+pub(crate) fn all(cache: &Cache) -> Result<Vec<Name>, CacheError> {
     let mut names = Vec::new();
     cache.each_action(|_, action, _| {
         names.extend(

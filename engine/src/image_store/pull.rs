@@ -64,9 +64,7 @@ impl Images<'_> {
     pub(super) fn record(&self, records: &[Name]) -> Result<(), BuildError> {
         let mut replaced = Vec::new();
         for record in records {
-            let before = self.cache.action(&record.key())?;
-            replaced.extend(before.as_ref().and_then(Name::read));
-            self.cache.put_action(&record.key(), &record.action())?;
+            replaced.extend(record.keep(&self.cache)?);
         }
         replaced.retain(|old| {
             let same = |new: &Name| (&new.found, new.top) == (&old.found, old.top);

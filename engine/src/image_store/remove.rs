@@ -48,6 +48,8 @@ impl Images<'_> {
         for name in &names {
             self.cache.remove_action(&name.key())?;
         }
+        // The next build looks the name up anew.
+        self.cache.new_epoch()?;
         self.release(&names).map(Some)
     }
 

@@ -8,7 +8,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use kiln_cache::{Action, Digest, Key, KeyBuilder};
+use kiln_cache::{Action, Cache, CacheError, Digest, Key, KeyBuilder};
 use serde::Serialize;
 use serde_json::json;
 
@@ -16,8 +16,9 @@ use super::{Known, Lane, Next, Results, Reuse, Step, StepError, Task};
 use crate::digest::Sha256;
 use crate::image_store::fetch::Fetch;
 use crate::image_store::gather::{Blob, Gathered, gather};
-use crate::image_store::store;
-use crate::source::resolve::Documents;
+use crate::image_store::name::{Name, name_key};
+use crate::image_store::store::{self, Store};
+use crate::source::resolve::{Documents, Kept, Kind};
 use crate::source::{ImageSource, Platform, SourceErrorKind};
 use crate::tree::TreePath;
 use crate::tree::generate::{Body, Node, generate};
@@ -55,31 +56,70 @@ impl Layout {
             .finish()
     }
 
-    /// Reads every index and manifest; returns what the name leads to, and all below it.
-    fn gather(&self) -> Result<(Sha256, Gathered), SourceErrorKind> {
-        let all = [self.own.clone()];
-        let wanted = match self.platforms.as_slice() {
-            [] => &all,
-            wanted => wanted,
-        };
-        let found = self.source.resolve(&wanted[0]);
-        let top = match (self.source.top(), found) {
+    fn local(&self) -> bool {
+        !self.source.inputs().is_empty()
+    }
+
+    /// Returns the platform that the name is looked up for.
+    fn first(&self) -> &Platform {
+        self.platforms.first().unwrap_or(&self.own)
+    }
+
+    /// Returns what the name leads to, as far as that is known: a digest says so itself, and the
+    /// cache keeps what builds, pulls and imports found.
+    fn known(&self, cache: &Cache) -> Result<Option<Sha256>, CacheError> {
+        if self.local() {
+            return Ok(None);
+        }
+        if let Some(digest) = self.source.digest() {
+            return Ok(Some(digest));
+        }
+        if self.refresh {
+            return Ok(None);
+        }
+        let key = name_key(&ImageSource::name(&*self.source), self.first());
+        let name = cache.action(&key)?.as_ref().and_then(Name::read);
+        Ok(name.map(|name| name.top))
+    }
+
+    /// Asks the source what the name leads to, and keeps it.
+    fn look_up(&self, cache: &Cache) -> Result<Sha256, SourceErrorKind> {
+        let found = self.source.locate(self.first());
+        let found = match (self.source.top(), found) {
+            (Some((top, _)), Ok(found)) => (top, Some(found)),
             // An index need not have the platform it was asked for.
-            (Some((top, _)), _) => top,
-            (None, Ok(manifest)) => manifest,
+            (Some((top, _)), Err(_)) => (top, None),
+            (None, Ok(found)) => (found.manifest, Some(found)),
             (None, Err(error)) => return Err(*error.kind),
         };
+        let (top, found) = found;
+        if let Some(found) = found.filter(|_| !self.local()) {
+            let name = Name {
+                name: ImageSource::name(&*self.source),
+                ..Name::of(self.first(), found, top)
+            };
+            name.keep(cache).map_err(|error| kept_badly(&error))?;
+        }
+        Ok(top)
+    }
+
+    /// Reads every index and manifest below `top`, from the cache where it has them.
+    fn gather(&self, cache: &Cache, top: &Sha256) -> Result<Gathered, SourceErrorKind> {
+        let from = Shelves {
+            store: Store::new(cache),
+            source: &*self.source,
+        };
         if self.platforms.is_empty() {
-            return Ok((top, gather(&*self.source, &top, None, None)?));
+            return gather(&from, top, None, None);
         }
         let mut whole = Gathered::default();
-        for platform in wanted {
-            let one = gather(&*self.source, &top, None, Some(platform))?;
+        for platform in &self.platforms {
+            let one = gather(&from, top, None, Some(platform))?;
             whole.documents.extend(one.documents);
             whole.configs.extend(one.configs);
             whole.blobs.extend(one.blobs);
         }
-        Ok((top, whole))
+        Ok(whole)
     }
 
     /// Returns what the name leads to.
@@ -89,6 +129,40 @@ impl Layout {
             None => Ok(Err(vec![step])),
             Some(found) => contents(&found, &self.name).map(|found| Ok(found.top)),
         }
+    }
+}
+
+fn kept_badly(error: &CacheError) -> SourceErrorKind {
+    SourceErrorKind::Unsupported {
+        what: "the image's name".to_owned(),
+        reason: format!("cannot be kept: {error}"),
+    }
+}
+
+/// The cache's documents, and behind them the source's.
+struct Shelves<'a> {
+    store: Store<'a>,
+    source: &'a dyn Shelf,
+}
+
+impl Documents for Shelves<'_> {
+    fn read(&self, kind: Kind, digest: &Sha256) -> Result<Vec<u8>, SourceErrorKind> {
+        match self.store.has(digest) {
+            true => self.store.read(kind, digest),
+            false => self.source.read(kind, digest),
+        }
+    }
+
+    fn place(&self) -> String {
+        self.source.place()
+    }
+
+    fn kept(&self) -> &Kept {
+        self.source.kept()
+    }
+
+    fn has(&self, digest: &Sha256) -> bool {
+        self.store.has(digest) || Documents::has(self.source, digest)
     }
 }
 
@@ -116,22 +190,32 @@ impl Step for Contents {
         self.0.key("contents")
     }
 
-    fn next(&self, _got: &Results<'_>) -> Result<Next, StepError> {
+    fn next(&self, got: &Results<'_>) -> Result<Next, StepError> {
         let layout = self.0.clone();
-        let reuse = match (layout.source.inputs().is_empty(), layout.refresh) {
-            (false, _) => Reuse::Never,
-            (true, true) => Reuse::Refresh,
-            (true, false) => Reuse::Always,
+        let context = format!("image {}", layout.name);
+        let known = layout
+            .known(got.cache)
+            .map_err(StepError::in_context(context))?;
+        let reuse = match known {
+            Some(_) => Reuse::Always,
+            None => Reuse::Never,
         };
+        let key = KeyBuilder::new("contents", LAYOUT_VERSION)
+            .field("id", self.id().as_bytes())
+            .field("top", known.map(|top| top.to_string()).unwrap_or_default())
+            .finish();
         Ok(Next::Run(Task {
-            key: self.id(),
+            key,
             lane: Lane::Network,
             reuse,
             work: Box::new(move |scope| {
                 let context = || format!("image {}", layout.name);
-                let (top, gathered) = layout
-                    .gather()
-                    .map_err(|kind| StepError::new(context(), kind.of(&layout.name)))?;
+                let fail = |kind: SourceErrorKind| StepError::new(context(), kind.of(&layout.name));
+                let top = match known {
+                    Some(top) => top,
+                    None => layout.look_up(scope.cache).map_err(fail)?,
+                };
+                let gathered = layout.gather(scope.cache, &top).map_err(fail)?;
                 let mut outputs = Vec::new();
                 for (digest, bytes) in gathered.documents.iter().chain(&gathered.configs) {
                     let (_, object) =

@@ -208,6 +208,10 @@ impl Worker<'_> {
         if reuse != Reuse::Never {
             self.cache.put_action(&key, &action).map_err(in_context())?;
         }
+        // Other systems' builds took the old answer for granted.
+        if reuse == Reuse::Refresh && job.before.is_some() && *outcome != Outcome::Unchanged {
+            self.cache.new_epoch().map_err(in_context())?;
+        }
         drop(lock);
         Ok(action)
     }

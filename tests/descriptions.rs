@@ -169,8 +169,7 @@ fn linuxkits_flags_are_taken_or_refused_with_the_reason() {
     ]);
     space.build(&["-f", "tar", "--size", "512M", "--input-tar", old, "two.yml"]);
     for (flags, reason) in [
-        (&["--docker"][..], "docker save"),
-        (&["--size", "much"], "512M"),
+        (&["--size", "much"][..], "512M"),
         (&["--input-tar", "none.tar"], "not a file"),
         (&["--input-tar", old, "--pull"], "cannot be used with"),
         (&["--input-tar", old, "-o", old], "the same file"),

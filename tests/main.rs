@@ -12,6 +12,7 @@ mod cache;
 mod companions;
 mod debian;
 mod descriptions;
+mod docker;
 mod failures;
 mod linuxkit;
 mod migrate;

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use serde_json::{Value, json};
 
+use super::support::layout::Layout;
 use super::support::loopback::{Reply, Server};
 use super::support::{Space, tool};
 
@@ -179,4 +180,142 @@ fn pushing_rights_are_asked_for_and_a_failed_blob_is_sent_again() {
     assert_eq!(sent("/manifests/"), 2);
     let last = requests.last().unwrap();
     assert!(last.path.ends_with("/manifests/1"), "{}", last.path);
+}
+
+/// An index of two platforms and an attestation, in a layout under the tag `two`; returns its
+/// directory, the index's digest and arm64's manifest's.
+fn two_platforms(space: &Space) -> (String, String, String) {
+    let directory = space.path("two");
+    let layout = Layout::new(&directory);
+    let empty = json!({});
+    let amd64 = layout.image("linux/amd64", b"not looked at: amd64", &empty);
+    let arm64 = layout.image("linux/arm64", b"not looked at: arm64", &empty);
+    let mut attestation = layout.image("unknown/unknown", b"in-toto", &empty);
+    attestation["annotations"] = json!({
+        "vnd.docker.reference.type": "attestation-manifest",
+        "vnd.docker.reference.digest": amd64["digest"],
+    });
+    let index = layout.index(&[amd64, arm64.clone(), attestation]);
+    layout.finish(&[("two", index.clone())]);
+    let text = |entry: &Value| entry["digest"].as_str().unwrap().to_owned();
+    (
+        directory.to_str().unwrap().to_owned(),
+        text(&index),
+        text(&arm64),
+    )
+}
+
+#[test]
+fn layouts_archives_and_cached_images_keep_their_digests() {
+    let space = Space::new();
+    let registry = space.registry();
+    let (directory, index, arm64) = two_platforms(&space);
+    let to = |name: &str| format!("{}/team/{name}", registry.host);
+    let layout = format!("oci:{directory}");
+    kiln(&space, &["push", &layout, &to("layout:1")]);
+    assert_eq!(digest(&raw(&to("layout:1"))), index);
+    // All that the index lists is there.
+    let copy = format!("oci:{}:x", space.path("copied").display());
+    let from = format!("docker://{}", to("layout:1"));
+    tool(
+        "skopeo",
+        &[
+            "copy",
+            "-q",
+            "--all",
+            "--src-tls-verify=false",
+            &from,
+            &copy,
+        ],
+    );
+    kiln(
+        &space,
+        &[
+            "push",
+            "--platform",
+            "linux/arm64",
+            "oci:two:two",
+            &to("arm:1"),
+        ],
+    );
+    assert_eq!(digest(&raw(&to("arm:1"))), arm64);
+    tool(
+        "tar",
+        &[
+            "-C",
+            &directory,
+            "-cf",
+            space.path("two.tar").to_str().unwrap(),
+            ".",
+        ],
+    );
+    kiln(&space, &["push", "oci-archive:two.tar", &to("archive:1")]);
+    assert_eq!(digest(&raw(&to("archive:1"))), index);
+    kiln(
+        &space,
+        &["cache", "import", "--name", &to("cached:1"), &directory],
+    );
+    kiln(&space, &["push", &to("cached:1"), &to("other:2")]);
+    assert_eq!(digest(&raw(&to("other:2"))), index);
+
+    let one = image(&space, "one", "one", "amd64");
+    tool(
+        "skopeo",
+        &[
+            "copy",
+            "-q",
+            &format!("oci:{one}:latest"),
+            &format!("docker-archive:{}:x:1", space.path("one.tar").display()),
+        ],
+    );
+    kiln(&space, &["push", "docker-archive:one.tar", &to("docker:1")]);
+    let pushed: Value = serde_json::from_str(&raw(&to("docker:1"))).unwrap();
+    kiln(&space, &["cache", "import", "one.tar"]);
+    let listed = String::from_utf8(space.kiln(&["cache", "ls"]).stdout).unwrap();
+    assert!(listed.contains(&digest(&raw(&to("docker:1")))), "{listed}");
+    assert_eq!(pushed["layers"].as_array().unwrap().len(), 1);
+}
+
+#[test]
+fn a_name_is_replaced_only_when_told_and_by_what_is_whole() {
+    let space = Space::new();
+    let registry = space.registry();
+    let name = format!("{}/team/app:1", registry.host);
+    let (directory, index, arm64) = two_platforms(&space);
+    let one = format!("oci:{}", image(&space, "one", "one", "amd64"));
+    kiln(&space, &["push", &one, &name]);
+    let first = raw(&name);
+    let again = kiln(&space, &["push", &one, &name]);
+    assert!(again.contains("Kept"), "{again}");
+    let refused = |args: &[&str], why: &str| {
+        let said = space.kiln(&[&["push"], args].concat());
+        assert_ne!(said.code, Some(0), "{args:?}");
+        assert!(said.stderr.contains(why), "{args:?}: {}", said.stderr);
+        assert_eq!(raw(&name), first);
+    };
+    refused(&["oci:two", &name], "--override");
+    refused(&["oci:two:no", &name], "there are: two");
+    refused(&["two", &name], "oci:two");
+    refused(&["nothing/here:1", &name], "is not in the cache");
+    refused(
+        &["aws", "-bucket", "x", "disk.img"],
+        "the provider's own tool",
+    );
+    let blob = |digest: &str| {
+        Path::new(&directory)
+            .join("blobs")
+            .join(digest.replace(':', "/"))
+    };
+    let manifest: Value = serde_json::from_slice(&fs::read(blob(&arm64)).unwrap()).unwrap();
+    let layer = blob(manifest["layers"][0]["digest"].as_str().unwrap());
+    fs::write(&layer, b"not looked at: ARM64").unwrap();
+    refused(
+        &["--override", "oci:two", &name],
+        "the digest of its bytes is",
+    );
+    fs::remove_file(&layer).unwrap();
+    refused(&["--override", "oci:two", &name], "--platform");
+    fs::write(&layer, b"not looked at: arm64").unwrap();
+    kiln(&space, &["push", "--override", "oci:two", &name]);
+    assert_eq!(digest(&raw(&name)), index);
 }

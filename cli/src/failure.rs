@@ -70,6 +70,14 @@ impl Failure {
         )
     }
 
+    /// Says what to do next, in words that depend on what was asked.
+    pub(crate) fn hint(mut self, hint: String) -> Self {
+        if let Some(problem) = self.problems.last_mut() {
+            problem.hint = Some(hint);
+        }
+        self
+    }
+
     /// Something that did not work.
     pub(crate) fn failed(
         message: impl Into<String>,

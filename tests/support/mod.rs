@@ -2,6 +2,7 @@
 
 pub(crate) mod attest;
 pub(crate) mod disk;
+pub(crate) mod docker;
 pub(crate) mod images;
 pub(crate) mod layout;
 pub(crate) mod loopback;
@@ -61,6 +62,7 @@ impl Space {
             .env("HOME", self.path("home"))
             .env("NO_COLOR", "1")
             .env_remove("DOCKER_CONFIG")
+            .env_remove("DOCKER_HOST")
             .env_remove("SOURCE_DATE_EPOCH");
         command
     }

@@ -3,9 +3,11 @@
 //! Leaves: what was written, checked for form alone. [`crate::commands`] turns it into requests.
 
 mod cache;
+mod docker;
 mod metadata;
 mod migrate;
 mod pkg;
+mod push;
 mod sbom;
 mod schema;
 mod serve;
@@ -21,6 +23,7 @@ pub(crate) use cache::{
     ExportFormat,
 };
 
+pub(crate) use self::docker::Docker;
 pub(crate) use self::sbom::{Bill, Form, Sbom};
 use crate::exit;
 use crate::machine::Publish;
@@ -28,6 +31,7 @@ use crate::machine::Publish;
 pub(crate) use metadata::MetadataCommand;
 pub(crate) use migrate::Migrate;
 pub(crate) use pkg::{Pkg, PkgCommand, PkgFlags, ShowTag};
+pub(crate) use push::{Cloud, Push};
 pub(crate) use schema::Schema;
 pub(crate) use serve::Serve;
 
@@ -95,6 +99,9 @@ pub(crate) enum Command {
     /// Print a system's bill of materials
     #[command(long_about = sbom::ABOUT, after_long_help = exit::HELP)]
     Sbom(Sbom),
+    /// Send an image to a registry
+    #[command(long_about = push::ABOUT, after_long_help = exit::HELP)]
+    Push(Push),
     /// Name the images of LinuxKit's packages
     #[command(after_long_help = exit::HELP)]
     Pkg(Pkg),
@@ -156,6 +163,9 @@ pub(crate) struct Build {
     /// Take the kernel out of its compressed image (gzip, xz, zstd, lz4, lzma)
     #[arg(long)]
     pub(crate) decompress_kernel: bool,
+    /// Images of a local engine.
+    #[command(flatten)]
+    pub(crate) docker: Docker,
     /// What the system is made of.
     #[command(flatten)]
     pub(crate) bill: Bill,
@@ -177,9 +187,6 @@ pub(crate) struct LinuxKit {
     /// Accepted for LinuxKit's sake: kiln knows by itself what changed
     #[arg(long, hide = true, value_name = "FILE", conflicts_with = "pull")]
     pub(crate) input_tar: Option<PathBuf>,
-    /// Refused
-    #[arg(long, hide = true)]
-    pub(crate) docker: bool,
 }
 
 /// Reads LinuxKit's sizes: `nM`, `nG`, or a bare number of GiB. Returns MiB.
@@ -267,6 +274,9 @@ pub(crate) struct Run {
     /// What runs the processor: KVM when it works here, else QEMU's emulation (tcg)
     #[arg(long, value_name = "WHAT", default_value = "auto")]
     pub(crate) accel: Accel,
+    /// Images of a local engine.
+    #[command(flatten)]
+    pub(crate) docker: Docker,
     /// Where and how to build.
     #[command(flatten)]
     pub(crate) common: Common,

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 use kiln_engine::sbom::Format;
 
-use super::Sources;
+use super::{Docker, Sources};
 
 pub(super) const ABOUT: &str = "\
 Print a system's bill of materials: what its images and packages say they hold.
@@ -28,6 +28,9 @@ pub(crate) struct Sbom {
     /// Its form.
     #[command(flatten)]
     pub(crate) form: Form,
+    /// Images of a local engine.
+    #[command(flatten)]
+    pub(crate) docker: Docker,
     /// The inputs from elsewhere.
     #[command(flatten)]
     pub(crate) sources: Sources,

@@ -128,6 +128,7 @@ fn build_request(arguments: &Build) -> Result<Request, Failure> {
     let mut request = request::request(&arguments.files, formats, &arguments.common)?;
     request.decompress_kernel = arguments.decompress_kernel;
     request.sbom = super::sbom::bill(&arguments.bill)?;
+    request.docker = request::docker(arguments.docker)?;
     if let Some(output) = &arguments.output {
         request.destination = one_file(output, &request.formats, arguments.json)?;
     }
@@ -136,13 +137,6 @@ fn build_request(arguments: &Build) -> Result<Request, Failure> {
 
 /// Checks flags that are LinuxKit's alone.
 fn check_linuxkit(flags: &LinuxKit, output: Option<&Path>) -> Result<(), Failure> {
-    if flags.docker {
-        return Err(Failure::usage(
-            "kiln does not read the images of a Docker engine",
-            "save the image and name the file: docker save -o IMAGE.tar IMAGE, then \
-             image: docker-archive:IMAGE.tar",
-        ));
-    }
     let Some(tar) = &flags.input_tar else {
         return Ok(());
     };
@@ -320,7 +314,6 @@ mod tests {
             "--arch pdp11 a.yml",
             "--ca-file /nowhere a.yml",
             "..",
-            "--docker a.yml",
             "--input-tar /nowhere a.yml",
         ] {
             let failure = build_request(&arguments(line)).unwrap_err();

@@ -6,6 +6,7 @@ mod lock;
 mod metadata;
 mod migrate;
 mod pkg;
+mod push;
 mod request;
 mod run;
 mod sbom;
@@ -29,6 +30,7 @@ pub(crate) fn run(arguments: &Arguments) -> ExitCode {
         Command::Run(run) => run::run(run, printer),
         Command::Lock(lock) => lock::run(lock, printer),
         Command::Migrate(migrate) => migrate::run(migrate, printer),
+        Command::Push(push) => push::run(push, printer),
         Command::Schema(schema) => schema::run(schema),
         Command::Cache(cache) => cache::run(cache, printer),
         Command::Sbom(sbom) => sbom::run(sbom, printer),

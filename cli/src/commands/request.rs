@@ -2,8 +2,10 @@
 
 use std::borrow::Cow;
 use std::env;
+use std::ffi::OsStr;
 use std::fs;
 use std::io;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -11,10 +13,12 @@ use std::time::Duration;
 use kiln_engine::build::{Description, Destination, Format, Network, Request, fetch};
 use kiln_engine::sbom::Options as SbomOptions;
 
-use crate::args::{Common, Sources};
+use crate::args::{Common, Docker, Sources};
 use crate::failure::Failure;
 use crate::guest;
 
+/// Where a Docker engine listens unless `DOCKER_HOST` says otherwise.
+const DOCKER_SOCKET: &str = "/var/run/docker.sock";
 const DAY: Duration = Duration::from_secs(86_400);
 
 /// Makes the request that all commands share: outputs in a directory.
@@ -43,6 +47,7 @@ pub(super) fn request(
         cache,
         decompress_kernel: false,
         sbom: Some(SbomOptions::default()),
+        docker: None,
         pull: common.sources.pull,
         network,
         program: program(),
@@ -180,6 +185,35 @@ fn docker_config() -> Option<PathBuf> {
     file.exists().then_some(file)
 }
 
+/// Returns the socket of the Docker engine that is to be asked, as `DOCKER_HOST` names it.
+pub(super) fn docker(flag: Docker) -> Result<Option<PathBuf>, Failure> {
+    if !flag.docker {
+        return Ok(None);
+    }
+    socket(env::var_os("DOCKER_HOST").as_deref()).map(Some)
+}
+
+fn socket(host: Option<&OsStr>) -> Result<PathBuf, Failure> {
+    let Some(host) = host.filter(|host| !host.is_empty()) else {
+        return Ok(PathBuf::from(DOCKER_SOCKET));
+    };
+    let path = host
+        .as_bytes()
+        .strip_prefix(b"unix://")
+        .map(|path| Path::new(OsStr::from_bytes(path)));
+    match path {
+        Some(path) if path.is_absolute() => Ok(path.to_owned()),
+        _ => Err(Failure::usage(
+            format!(
+                "--docker: DOCKER_HOST is \"{}\", not a local socket",
+                host.display()
+            ),
+            "kiln asks engines of this machine: DOCKER_HOST=unix:///PATH/OF/THE/SOCKET; images of \
+             others come by docker save and image: docker-archive:./FILE",
+        )),
+    }
+}
+
 /// Identifies this very binary, without reading it: its version, size and time of change.
 fn program() -> String {
     let version = env!("CARGO_PKG_VERSION");
@@ -191,5 +225,28 @@ fn program() -> String {
             file.mtime_nsec()
         ),
         Err(_) => format!("kiln {version}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn docker_is_a_local_socket() {
+        let of = |host: &str| socket(Some(OsStr::new(host)));
+        assert_eq!(socket(None).unwrap(), Path::new(DOCKER_SOCKET));
+        assert_eq!(of("").unwrap(), Path::new(DOCKER_SOCKET));
+        assert_eq!(of("unix:///run/x.sock").unwrap(), Path::new("/run/x.sock"));
+        for host in [
+            "tcp://127.0.0.1:2375",
+            "ssh://host",
+            "unix://x",
+            "/run/x.sock",
+        ] {
+            let failure = of(host).unwrap_err();
+            assert_eq!(failure.code, crate::exit::USAGE);
+            assert!(failure.problems[0].message.contains(host), "{host}");
+        }
     }
 }

@@ -66,7 +66,8 @@ pub(super) fn run(arguments: &Run, printer: Printer) -> Result<(), Failure> {
 /// Builds the description and returns the prefix of its outputs.
 fn build_prefix(arguments: &Run, printer: Printer) -> Result<PathBuf, Failure> {
     let files = [arguments.system.clone()];
-    let request = request::request(&files, vec![Format::KernelInitrd], &arguments.common)?;
+    let mut request = request::request(&files, vec![Format::KernelInitrd], &arguments.common)?;
+    request.docker = request::docker(arguments.docker)?;
     let interruption = build::watch_signals()?;
     let report = build::build(&request, &interruption, printer)?;
     build::say_result(&request, &report, printer);

@@ -23,6 +23,7 @@ pub(super) fn run(arguments: &Sbom, printer: Printer) -> Result<(), Failure> {
     };
     let mut request = request::request(&arguments.files, vec![Output::Tar], &common)?;
     request.sbom = Some(form(&arguments.form)?);
+    request.docker = request::docker(arguments.docker)?;
     request.destination = match arguments.output == Path::new("-") {
         true => Destination::Stdout,
         false => Destination::File(arguments.output.clone()),

@@ -254,6 +254,7 @@ fn request(texts: &[&[u8]]) -> Request {
         pull: false,
         sbom: None,
         guest: None,
+        docker: None,
         network: Network::default(),
         program: String::new(),
     }

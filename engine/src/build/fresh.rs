@@ -47,7 +47,8 @@ fn key(request: &Request) -> Option<Key> {
         })
         .collect();
     let sbom = request.sbom.as_ref();
-    if sbom.is_some_and(|sbom| sbom.created.is_some()) {
+    // An engine's images change without any file that could be looked at.
+    if sbom.is_some_and(|sbom| sbom.created.is_some()) || request.docker.is_some() {
         return None;
     }
     let mut key = KeyBuilder::new("build", 3)

@@ -177,6 +177,8 @@ pub struct Request {
     pub sbom: Option<SbomOptions>,
     /// `init: [kiln]`: the static kiln-init binary for `architecture`, when this kiln carries one.
     pub guest: Option<&'static [u8]>,
+    /// The socket of a Docker engine that is asked for images first, unless `pull`.
+    pub docker: Option<PathBuf>,
     /// Registries and mirrors.
     pub network: Network,
     /// Identifies the program: another program rebuilds rather than trusts an old stamp.

@@ -21,6 +21,7 @@ use crate::lockfile::{Lock, LockedImage, LockedPackages};
 use crate::source::credentials::Credentials;
 use crate::source::debian::DebianRequest;
 use crate::source::docker_archive::DockerArchive;
+use crate::source::docker_engine::{DockerEngine, EngineImage};
 use crate::source::http::{Http, HttpOptions, ProxyOptions};
 use crate::source::oci_layout::OciLayout;
 use crate::source::platform::ParsePlatformError;
@@ -244,6 +245,14 @@ pub(crate) fn registry(network: &Network) -> (Http, Registry) {
     (http.clone(), Registry::new(http, options))
 }
 
+/// Returns the Docker engine that is asked first.
+fn engine(request: &Request) -> Option<Arc<DockerEngine>> {
+    let socket = request.docker.clone().filter(|_| !request.pull)?;
+    let idle = request.network.timeout;
+    let idle = idle.unwrap_or(HttpOptions::default().timeout_idle);
+    Some(Arc::new(DockerEngine::new(socket, idle)))
+}
+
 struct Planner<'a> {
     request: &'a Request,
     lock: &'a Lock,
@@ -251,6 +260,9 @@ struct Planner<'a> {
     platform: Platform,
     http: Http,
     registry: Registry,
+    engine: Option<Arc<DockerEngine>>,
+    /// Images that an engine is asked for, by name: each is asked for once.
+    engine_images: BTreeMap<String, Arc<EngineImage>>,
     now: i64,
 }
 
@@ -267,6 +279,8 @@ impl<'a> Planner<'a> {
             platform: Platform::new("linux", &request.architecture, None),
             http,
             registry,
+            engine: engine(request),
+            engine_images: BTreeMap::new(),
             now: i64::try_from(now).unwrap_or(i64::MAX),
         }
     }
@@ -428,7 +442,12 @@ impl<'a> Planner<'a> {
     }
 
     fn named(&mut self, text: &str, at: &Position) -> Result<Origin, BuildError> {
-        let (name, source) = match self.image_name(text, at)? {
+        let name = self.image_name(text, at)?;
+        let reference = match &name {
+            ImageName::Registry(reference) => Some(reference.clone()),
+            _ => None,
+        };
+        let (name, source) = match name {
             ImageName::Registry(reference) => {
                 let image = Arc::new(self.registry.image(&reference))
                     as Arc<dyn crate::source::ImageSource>;
@@ -460,8 +479,26 @@ impl<'a> Planner<'a> {
             self.look_at(&input);
         }
         let pinned = self.lock.image(&name, &self.platform.to_string());
+        // What a digest names is the registry's: an engine cannot show that it has the same.
+        let engine = match (&self.engine, reference) {
+            (Some(engine), Some(reference)) if pinned.is_none() && source.digest().is_none() => {
+                let image = self
+                    .engine_images
+                    .entry(reference.key())
+                    .or_insert_with(|| {
+                        Arc::new(EngineImage::new(engine.clone(), reference, source.clone()))
+                    });
+                Some(image.clone())
+            }
+            _ => None,
+        };
+        let source = match &engine {
+            Some(engine) => engine.clone() as Arc<dyn crate::source::ImageSource>,
+            None => source,
+        };
         let image = Image {
             source,
+            engine,
             platform: self.platform.clone(),
             pinned,
             refresh: self.request.pull,

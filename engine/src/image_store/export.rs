@@ -108,20 +108,11 @@ impl Images<'_> {
         source: &Arc<dyn ImageSource>,
         image: &ResolvedImage,
     ) -> Result<(), BuildError> {
-        let mut gathered = super::gather::Gathered::default();
-        let manifest = (image.manifest_digest, Arc::new(image.manifest.clone()));
-        gathered.documents.push(manifest);
-        let config = Arc::new(image.config.clone());
-        gathered.configs.push((Sha256::of(&config), config));
-        gathered.blobs = image
-            .layers
-            .iter()
-            .map(|layer| super::gather::Blob {
-                digest: layer.digest,
-                size: layer.size,
-            })
-            .collect();
-        self.keep(name, source, &gathered)
+        self.keep(
+            name,
+            source,
+            &super::gather::Gathered::of_image(image, None),
+        )
     }
 
     fn oci_members(
@@ -222,6 +213,7 @@ impl Images<'_> {
         resolved: &ResolvedImage,
     ) -> Result<Vec<Unpacked>, BuildError> {
         let image = Arc::new(Image {
+            engine: None,
             source: source.clone(),
             platform: platform.clone(),
             pinned: Some(resolved.manifest_digest.into()),

@@ -8,10 +8,10 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use crate::digest::Sha256;
-use crate::source::Platform;
 use crate::source::error::SourceErrorKind;
 use crate::source::manifest::{Descriptor, Document, Manifest, parse, parse_config};
 use crate::source::resolve::{Documents, Kind, document, resolve};
+use crate::source::{LayerDescriptor, Platform, ResolvedImage};
 
 /// Indexes inside indexes, and documents in all, that are followed.
 const DEPTH_MAX: usize = 4;
@@ -45,6 +45,26 @@ pub(crate) struct Gathered {
     pub(crate) blobs: BTreeSet<Blob>,
     /// The images, attestations aside.
     pub(crate) images: Vec<Found>,
+}
+
+impl Gathered {
+    /// Gathers what is one image by itself.
+    pub(super) fn of_image(image: &ResolvedImage, platform: Option<Platform>) -> Self {
+        let blob = |layer: &LayerDescriptor| Blob {
+            digest: layer.digest,
+            size: layer.size,
+        };
+        Self {
+            documents: vec![(image.manifest_digest, Arc::new(image.manifest.clone()))],
+            configs: vec![(Sha256::of(&image.config), Arc::new(image.config.clone()))],
+            blobs: image.layers.iter().map(blob).collect(),
+            images: vec![Found {
+                platform,
+                manifest: image.manifest_digest,
+                complete: true,
+            }],
+        }
+    }
 }
 
 /// Gathers what `top` leads to: for `wanted` alone, or all that is there.

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use super::gather::{Found, gather};
+use super::gather::{Found, Gathered, gather};
 use super::name::Name;
 use super::pull::Pulled;
 use super::store::Store;
@@ -241,24 +241,9 @@ impl Images<'_> {
             for (tag, reference) in tags {
                 let archive = Arc::new(DockerArchive::new(path.to_owned(), tag));
                 let (image, platform) = archive.only().map_err(fail)?;
-                let gathered = super::gather::Gathered {
-                    documents: vec![(image.manifest_digest, Arc::new(image.manifest))],
-                    configs: vec![(Sha256::of(&image.config), Arc::new(image.config))],
-                    blobs: image
-                        .layers
-                        .iter()
-                        .map(|layer| super::gather::Blob {
-                            digest: layer.digest,
-                            size: layer.size,
-                        })
-                        .collect(),
-                    images: vec![Found {
-                        // What states no machine is for any; this one is what it was saved on.
-                        platform: platform.or_else(|| Some(host())),
-                        manifest: image.manifest_digest,
-                        complete: true,
-                    }],
-                };
+                // What states no machine is for any; this one is what it was saved on.
+                let platform = platform.or_else(|| Some(host()));
+                let gathered = Gathered::of_image(&image, platform);
                 let key = reference.key();
                 let source: Arc<dyn ImageSource> = archive;
                 self.keep(&key, &source, &gathered)?;

@@ -14,7 +14,9 @@ pub mod name;
 mod pull;
 mod push;
 mod remove;
+mod send;
 pub(crate) mod store;
+mod upload;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -28,6 +30,7 @@ pub use name::Name;
 pub use pull::Pulled;
 pub use push::{PushOptions, Pushed};
 pub use remove::Removed;
+pub use send::SendOptions;
 
 use crate::build::{BuildError, Network};
 use crate::event::{Event, Listener};

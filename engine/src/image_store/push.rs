@@ -8,21 +8,20 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use kiln_cache::{Action, Key, KeyBuilder};
 use serde_json::{Value, json};
 
 use super::export::media_type;
-use super::gather::{Blob, Gathered, gather};
+use super::gather::{Gathered, gather};
 use super::name::Name;
-use super::store::{Store, open};
+use super::store::Store;
+use super::upload::Held;
 use super::{Images, failed};
 use crate::build::BuildError;
 use crate::digest::Sha256;
 use crate::source::manifest::{Document, OCI_INDEX, parse};
-use crate::source::registry::RegistryImage;
 use crate::source::resolve::Documents;
 use crate::source::{ImageSource, Platform, Reference, SourceErrorKind};
-use crate::step::{Lane, Next, Results, Reuse, Step, StepError, Task};
+use crate::step::StepError;
 
 /// How to push.
 #[derive(Debug, Clone, Default)]
@@ -70,43 +69,19 @@ impl Images<'_> {
         if let Some((digest, _)) = there.as_ref().filter(|_| !options.replace) {
             return Ok(Pushed::Kept(to, *digest));
         }
-        let source: Arc<dyn ImageSource> = Arc::new(self.registry.image(&own));
-        for manifest in names
-            .iter()
-            .map(|name| name.found.manifest)
-            .collect::<BTreeSet<_>>()
-        {
-            let image = match Store::new(&self.cache).image(&manifest) {
-                Some(image) => image,
-                None => source.image(&manifest).map_err(|error| fail(*error.kind))?,
-            };
-            self.complete(&own.key(), &source, &image)?;
-        }
-
+        self.complete_all(&own, &names)?;
         let store = Store::new(&self.cache);
         let local = self.entries(&store, &names).map_err(fail)?;
         let remote = match &there {
             Some((_, bytes)) => kept(bytes, &local.entries),
             None => Vec::new(),
         };
-        let (bytes, media) = match &local.whole {
-            Some(bytes) if remote.is_empty() => (bytes.clone(), media_type(bytes)),
-            _ => {
-                let entries: Vec<&Value> = local.entries.iter().chain(&remote).collect();
-                let index = json!({
-                    "schemaVersion": 2,
-                    "mediaType": OCI_INDEX,
-                    "manifests": entries,
-                });
-                (index.to_string().into_bytes(), OCI_INDEX.to_owned())
-            }
-        };
-        self.upload(&target, &store, &local.entries)
-            .map_err(|error| match error {
-                Either::Build(error) => error,
-                Either::Kind(kind) => fail(kind),
-            })?;
-        target.put_manifest(&tag, &bytes, &media).map_err(fail)?;
+        let bytes = local.document(&remote);
+        let gathered = local.gathered(&store).map_err(fail)?;
+        self.upload(&target, &gathered, &Held::Cache)?;
+        target
+            .put_manifest(&tag, &bytes, &media_type(&bytes))
+            .map_err(fail)?;
         if options.arch_tags {
             for name in &names {
                 let found =
@@ -121,8 +96,28 @@ impl Images<'_> {
         Ok(Pushed::Sent(to, Sha256::of(&bytes)))
     }
 
+    /// Fetches what the cache lacks of images that it has names of.
+    pub(super) fn complete_all(&self, own: &Reference, names: &[Name]) -> Result<(), BuildError> {
+        let source: Arc<dyn ImageSource> = Arc::new(self.registry.image(own));
+        let manifests: BTreeSet<Sha256> = names.iter().map(|name| name.found.manifest).collect();
+        for manifest in manifests {
+            let image = match Store::new(&self.cache).image(&manifest) {
+                Some(image) => image,
+                None => source
+                    .image(&manifest)
+                    .map_err(|error| failed(&own.key(), *error.kind))?,
+            };
+            self.complete(&own.key(), &source, &image)?;
+        }
+        Ok(())
+    }
+
     /// Returns what the cache has of an image, as entries of an index.
-    fn entries(&self, store: &Store<'_>, names: &[Name]) -> Result<Local, SourceErrorKind> {
+    pub(super) fn entries(
+        &self,
+        store: &Store<'_>,
+        names: &[Name],
+    ) -> Result<Local, SourceErrorKind> {
         let read = |digest: &Sha256| store.read(crate::source::resolve::Kind::Manifest, digest);
         let mut local = Local::default();
         let top = names[0].top;
@@ -173,55 +168,41 @@ impl Images<'_> {
         gather(store, digest, None, None)
             .is_ok_and(|gathered| gathered.blobs.iter().all(|blob| store.has(&blob.digest)))
     }
-
-    /// Uploads everything that entries lead to, manifests last.
-    fn upload(
-        &self,
-        target: &Arc<RegistryImage>,
-        store: &Store<'_>,
-        entries: &[Value],
-    ) -> Result<(), Either> {
-        let mut all: Vec<Gathered> = Vec::new();
-        for digest in entries.iter().filter_map(digest_of) {
-            all.push(gather(store, &digest, None, None).map_err(Either::Kind)?);
-        }
-        let mut blobs: BTreeSet<Blob> = BTreeSet::new();
-        for gathered in &all {
-            blobs.extend(&gathered.blobs);
-            blobs.extend(gathered.configs.iter().map(|(digest, bytes)| Blob {
-                digest: *digest,
-                size: bytes.len() as u64,
-            }));
-        }
-        let step = |blob: Blob| {
-            Arc::new(Upload {
-                target: target.clone(),
-                blob,
-            }) as Arc<dyn Step>
-        };
-        self.run(blobs.into_iter().map(step).collect())
-            .map_err(Either::Build)?;
-        for (digest, bytes) in all.iter().flat_map(|gathered| &gathered.documents) {
-            target
-                .put_manifest(&digest.to_string(), bytes, &media_type(bytes))
-                .map_err(Either::Kind)?;
-        }
-        Ok(())
-    }
-}
-
-enum Either {
-    Build(BuildError),
-    Kind(SourceErrorKind),
 }
 
 /// What the cache has of an image.
 #[derive(Default)]
-struct Local {
+pub(super) struct Local {
     /// Entries of an index.
     entries: Vec<Value>,
     /// The document that lists them all, when there is one.
     whole: Option<Vec<u8>>,
+}
+
+impl Local {
+    /// Returns all that the entries lead to.
+    pub(super) fn gathered(&self, store: &Store<'_>) -> Result<Vec<Gathered>, SourceErrorKind> {
+        let digests = self.entries.iter().filter_map(digest_of);
+        digests
+            .map(|digest| gather(store, &digest, None, None))
+            .collect()
+    }
+
+    /// Returns the document that lists the entries, and those of a registry beside them.
+    pub(super) fn document(&self, remote: &[Value]) -> Vec<u8> {
+        match &self.whole {
+            Some(bytes) if remote.is_empty() => bytes.clone(),
+            _ => {
+                let entries: Vec<&Value> = self.entries.iter().chain(remote).collect();
+                let index = json!({
+                    "schemaVersion": 2,
+                    "mediaType": OCI_INDEX,
+                    "manifests": entries,
+                });
+                index.to_string().into_bytes()
+            }
+        }
+    }
 }
 
 fn digest_of(entry: &Value) -> Option<Sha256> {
@@ -266,58 +247,6 @@ fn kept(there: &[u8], local: &[Value]) -> Vec<Value> {
             None => stays(entry),
         })
         .collect()
-}
-
-/// Uploads one blob of the cache.
-struct Upload {
-    target: Arc<RegistryImage>,
-    blob: Blob,
-}
-
-impl Step for Upload {
-    fn kind(&self) -> &'static str {
-        "upload"
-    }
-
-    fn label(&self) -> String {
-        format!("{} {}", self.target.name(), &self.blob.digest.hex()[..12])
-    }
-
-    fn id(&self) -> Key {
-        KeyBuilder::new("upload", 1)
-            .field("target", self.target.name())
-            .field("digest", self.blob.digest.as_bytes())
-            .finish()
-    }
-
-    fn next(&self, _got: &Results<'_>) -> Result<Next, StepError> {
-        let (target, blob) = (self.target.clone(), self.blob);
-        Ok(Next::Run(Task {
-            key: self.id(),
-            lane: Lane::Network,
-            reuse: Reuse::Never,
-            work: Box::new(move |scope| {
-                let name = target.name();
-                let read = || {
-                    let found = open(scope.cache, &blob.digest);
-                    let missing = |reason: String| {
-                        SourceErrorKind::Unsupported {
-                            what: format!("blob {}", blob.digest),
-                            reason,
-                        }
-                        .of(&name)
-                    };
-                    let found = found.map_err(|error| missing(error.to_string()))?;
-                    let found = found.ok_or_else(|| missing("is not in the cache".to_owned()))?;
-                    Ok(Box::new(found) as Box<dyn std::io::Read + Send>)
-                };
-                target
-                    .put_blob(&blob.digest, blob.size, &read)
-                    .map_err(|kind| StepError::new(format!("image {name}"), kind.of(&name)))?;
-                Ok(Action::default())
-            }),
-        }))
-    }
 }
 
 #[cfg(test)]

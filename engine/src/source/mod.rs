@@ -4,7 +4,7 @@
 //! streams. Nothing in here knows what a layer holds.
 //!
 //! In reading order: [`image_name`] is what stands after `image:`; [`registry`], [`oci_layout`] and
-//! [`docker_archive`] are the [`ImageSource`]s; [`manifest`] and [`platform`] parse and choose;
+//! [`docker_archive`] are the [`ImageSource`]s, and [`docker_engine`] is one before a registry; [`manifest`] and [`platform`] parse and choose;
 //! [`http`], [`download`] and [`credentials`] are how bytes travel; [`error`] is what goes wrong.
 
 mod auth;
@@ -12,6 +12,7 @@ mod challenge;
 pub mod credentials;
 pub mod debian;
 pub mod docker_archive;
+pub mod docker_engine;
 pub mod download;
 mod endpoint;
 pub mod error;
@@ -115,6 +116,11 @@ pub trait ImageSource: Send + Sync {
     /// [`ImageSource::resolve`] has read it.
     fn top(&self) -> Option<(Sha256, Arc<Vec<u8>>)> {
         None
+    }
+
+    /// Tells whether the image is somewhere that others can reach, under its name.
+    fn is_published(&self) -> bool {
+        self.inputs().is_empty()
     }
 
     /// Returns the local files whose change can change what [`ImageSource::resolve`] answers.

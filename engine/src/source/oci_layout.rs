@@ -160,14 +160,39 @@ impl OciLayout {
     }
 
     fn find(&self, platform: &Platform) -> Result<Located, SourceErrorKind> {
-        let entries = self.entries()?;
-        if let Some(digest) = self
-            .tag
-            .as_deref()
-            .and_then(|tag| tag.parse::<Sha256>().ok())
-        {
-            return resolve::resolve(self, &digest, None, platform);
+        match self.stated() {
+            Some(digest) => {
+                self.check_marker()?;
+                resolve::resolve(self, &digest, None, platform)
+            }
+            None => resolve::resolve_entries(self, &self.chosen()?, platform),
         }
+    }
+
+    /// Returns the one document that the tag leads to, whatever platforms it is for, and its media
+    /// type where the index states one.
+    pub(crate) fn sole(&self) -> Result<(Sha256, Option<String>), SourceErrorKind> {
+        if let Some(digest) = self.stated() {
+            self.check_marker()?;
+            return Ok((digest, None));
+        }
+        match self.chosen()?.as_slice() {
+            [one] => Ok((one.digest, one.media_type.clone())),
+            several => Err(SourceErrorKind::Ambiguous {
+                place: self.path.display().to_string(),
+                available: several.iter().map(|one| one.digest.to_string()).collect(),
+            }),
+        }
+    }
+
+    /// Returns the digest that stands in the tag's place.
+    fn stated(&self) -> Option<Sha256> {
+        self.tag.as_deref()?.parse().ok()
+    }
+
+    /// Returns the entries that the tag means.
+    fn chosen(&self) -> Result<Vec<Descriptor>, SourceErrorKind> {
+        let entries = self.entries()?;
         let names = names(&entries);
         let place = self.path.display().to_string();
         let chosen: Vec<Descriptor> = match &self.tag {
@@ -194,7 +219,7 @@ impl OciLayout {
                 available: names,
             });
         }
-        resolve::resolve_entries(self, &chosen, platform)
+        Ok(chosen)
     }
 
     fn open(

@@ -10,10 +10,12 @@ use std::sync::Arc;
 
 use kiln_cache::{Action, Digest, Key, KeyBuilder};
 
+use super::engine::engine_image;
 use super::{Lane, Next, Results, Reuse, Scope, Step, StepError, Task};
 use crate::digest::Sha256;
 use crate::image_store::name::{Name, name_key};
 use crate::image_store::store::{self, Store};
+use crate::source::docker_engine::EngineImage;
 use crate::source::{ImageSource, LayerDescriptor, Located, Platform};
 use crate::tree::directory;
 use crate::tree::unpack::{Expect, Options, Unpacked, unpack};
@@ -25,6 +27,8 @@ const LAYER_VERSION: u32 = 2;
 pub struct Image {
     /// Where its bytes come from.
     pub source: Arc<dyn ImageSource>,
+    /// The same as `source`, when a Docker engine is asked first.
+    pub engine: Option<Arc<EngineImage>>,
     /// What it must run on.
     pub platform: Platform,
     /// The manifest, when a lock or the reference itself says it.
@@ -57,12 +61,23 @@ impl Step for Resolve {
         name_key(&self.0.source.name(), &self.0.platform)
     }
 
-    fn next(&self, _got: &Results<'_>) -> Result<Next, StepError> {
+    fn next(&self, got: &Results<'_>) -> Result<Next, StepError> {
         if let Some(pinned) = &self.0.pinned {
             let top = pinned.manifest;
             return Ok(Next::Done(
                 Name::of(&self.0.platform, pinned.clone(), top).action(),
             ));
+        }
+        match engine_image(&self.0, got)? {
+            Err(need) => return Ok(Next::Need(need)),
+            // Not kept: the name means this here and now.
+            Ok(Some(manifest)) => {
+                let found = Located::from(manifest);
+                return Ok(Next::Done(
+                    Name::of(&self.0.platform, found, manifest).action(),
+                ));
+            }
+            Ok(None) => {}
         }
         let image = self.0.clone();
         let local = !image.source.inputs().is_empty();

@@ -6,6 +6,7 @@
 
 pub(crate) mod components;
 pub mod debian;
+mod engine;
 pub mod generated;
 pub mod image;
 pub mod kernel;

@@ -120,7 +120,7 @@ pub(crate) fn document(
                     manifest: located(&done[0])?.manifest,
                     architecture: image.platform.architecture.clone(),
                     // What is found in files of this machine is nowhere else.
-                    reference: match image.source.inputs().is_empty() {
+                    reference: match image.source.is_published() {
                         true => image.source.name().parse().ok(),
                         false => None,
                     },

@@ -72,6 +72,6 @@ fn platform(named: Option<&Platform>, sources: &Sources) -> Result<Platform, Fai
 }
 
 /// Says a digest as people compare them.
-fn short(digest: &impl ToString) -> String {
+pub(super) fn short(digest: &impl ToString) -> String {
     digest.to_string().chars().take(19).collect()
 }

@@ -51,7 +51,7 @@ fn key(request: &Request) -> Option<Key> {
     if sbom.is_some_and(|sbom| sbom.created.is_some()) || request.docker.is_some() {
         return None;
     }
-    let mut key = KeyBuilder::new("build", 3)
+    let mut key = KeyBuilder::new("build", 4)
         .field("program", &request.program)
         .list("descriptions", descriptions?)
         .list(
@@ -65,6 +65,8 @@ fn key(request: &Request) -> Option<Key> {
             sbom.iter()
                 .flat_map(|sbom| [sbom.format.name(), sbom.file.as_str()]),
         )
+        // Stamps end with the epoch of their cache.
+        .field("cache", bytes(&absolute(&request.cache)?))
         // Sources of files are relative to it.
         .field("directory", bytes(&std::env::current_dir().ok()?));
     match &request.destination {

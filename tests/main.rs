@@ -9,6 +9,7 @@ mod support;
 mod boot;
 mod build;
 mod cache;
+mod collect;
 mod companions;
 mod debian;
 mod descriptions;

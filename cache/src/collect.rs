@@ -11,18 +11,21 @@
 use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::os::unix::fs::MetadataExt;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime};
 
 use crate::boot::nanoseconds;
 use crate::error::{CacheError, Result};
+use crate::inventory::{Entry, Inventory, Stored};
 use crate::remove::remove;
 use crate::sweep::{Loose, Swept};
 use crate::walk::read_dir;
-use crate::{Built, Cache, Digest, Key, KeyBuilder};
+use crate::{Cache, Digest, Key, KeyBuilder};
 
 /// What no action names, or lacks an object, is rubbish when it is this old: whoever writes an
 /// object names it soon.
 const GRACE: Duration = Duration::from_hours(1);
+/// How often a build looks whether the cache is too large.
+const LOOK_AGAIN: Duration = Duration::from_mins(1);
 /// Damaged objects are kept this long, for whoever wants to know what happened to them.
 const DAMAGED_KEPT: Duration = Duration::from_hours(24);
 
@@ -51,124 +54,6 @@ pub struct Collected {
     pub left_bytes: u64,
     /// Bytes by which the rest is larger than it should be, because it must stay.
     pub over_bytes: u64,
-}
-
-struct Entry {
-    key: Key,
-    since_ns: i64,
-    used_ns: i64,
-    cost_ns: u64,
-    outputs: Vec<Digest>,
-}
-
-struct Stored {
-    bytes: u64,
-    since_ns: i64,
-    /// Actions that name it.
-    users: usize,
-}
-
-/// What is there.
-struct Inventory {
-    now_ns: i64,
-    actions: Vec<Entry>,
-    objects: HashMap<Digest, Stored>,
-    builds: Vec<Built>,
-}
-
-fn now_ns() -> i64 {
-    let now = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default();
-    i64::try_from(now.as_nanos()).unwrap_or(i64::MAX)
-}
-
-fn nanos(duration: Duration) -> i64 {
-    i64::try_from(duration.as_nanos()).unwrap_or(i64::MAX)
-}
-
-impl Inventory {
-    fn take(cache: &Cache) -> Result<Self> {
-        let mut objects = HashMap::new();
-        let mut actions = Vec::new();
-        // Actions first: what is written meanwhile is an object without one, and young.
-        cache.each_action(|key, action, since_ns| {
-            if let Some(action) = action {
-                actions.push(Entry {
-                    key,
-                    since_ns,
-                    used_ns: since_ns,
-                    cost_ns: action.cost_ns,
-                    outputs: action.outputs.iter().map(|output| output.1).collect(),
-                });
-            }
-            Ok(())
-        })?;
-        cache.each_object(|object| {
-            let stored = Stored {
-                bytes: object.disk_size,
-                since_ns: object.since_ns,
-                users: 0,
-            };
-            objects.insert(object.digest, stored);
-            Ok(())
-        })?;
-        for action in &mut actions {
-            // One object may have several roles.
-            action.outputs.sort_unstable();
-            action.outputs.dedup();
-            for digest in &action.outputs {
-                if let Some(object) = objects.get_mut(digest) {
-                    object.users += 1;
-                }
-            }
-        }
-        Ok(Self {
-            now_ns: now_ns(),
-            actions,
-            objects,
-            builds: cache.builds()?,
-        })
-    }
-
-    /// Finds out when each action was last used.
-    fn date(&mut self, cache: &Cache) {
-        let mut used: HashMap<Key, i64> = HashMap::new();
-        for built in &self.builds {
-            for key in &built.build.actions {
-                let at = used.entry(*key).or_insert(built.used_ns);
-                *at = built.used_ns.max(*at);
-            }
-        }
-        // Without it the order is a little worse.
-        let catalogue = cache.catalogue().ok();
-        for action in &mut self.actions {
-            let known = catalogue
-                .as_ref()
-                .and_then(|it| it.action(&action.key).ok());
-            let known = known.flatten().map(|entry| entry.last_use_ns);
-            let times = [used.get(&action.key).copied(), known];
-            let latest = times.into_iter().flatten().fold(action.since_ns, i64::max);
-            action.used_ns = latest;
-        }
-    }
-
-    fn is_older(&self, at_ns: i64, than: Duration) -> bool {
-        self.now_ns.saturating_sub(at_ns) > nanos(than)
-    }
-
-    /// What these actions take in the order they are to go.
-    fn sort(&mut self) {
-        let bytes = |entry: &Entry| -> u64 {
-            let sizes = entry.outputs.iter().filter_map(|it| self.objects.get(it));
-            sizes.map(|object| object.bytes).sum()
-        };
-        let order = |entry: &Entry| {
-            let price = entry.cost_ns / (bytes(entry) >> 10).max(1);
-            (entry.used_ns, price, entry.key)
-        };
-        self.actions.sort_by_cached_key(order);
-    }
 }
 
 /// What is chosen to go.
@@ -230,7 +115,7 @@ impl Chosen {
         let forgotten = others.iter().filter(|built| is_old(built.used_ns));
         chosen.builds = forgotten.map(|built| built.key).collect();
 
-        let total: u64 = inventory.objects.values().map(|object| object.bytes).sum();
+        let total = inventory.bytes();
         let actions = &inventory.actions;
         let dead: Vec<bool> = actions
             .iter()
@@ -272,7 +157,7 @@ impl Cache {
         let mut inventory = Inventory::take(self)?;
         inventory.date(self);
         inventory.sort();
-        let total: u64 = inventory.objects.values().map(|object| object.bytes).sum();
+        let total = inventory.bytes();
         let chosen = Chosen::of(&mut inventory, limits);
         let mut collected = Collected {
             builds: chosen.builds.len() as u64,
@@ -305,6 +190,30 @@ impl Cache {
         collected.over_bytes = collected.left_bytes.saturating_sub(max);
         drop(lock);
         Ok(Some(collected))
+    }
+
+    /// Collects when the objects take more than `max_bytes` on the disk, down to nine tenths of
+    /// that. Looks at most once a minute, and not while another process collects.
+    ///
+    /// # Errors
+    /// When the cache cannot be read, or something cannot be removed.
+    pub fn collect_beyond(&self, max_bytes: u64) -> Result<()> {
+        let looked = self.root().join("builds/looked");
+        let modified = fs::metadata(&looked).and_then(|file| file.modified());
+        let recent = modified
+            .ok()
+            .and_then(|then| SystemTime::now().duration_since(then).ok());
+        if recent.is_some_and(|age| age < LOOK_AGAIN) {
+            return Ok(());
+        }
+        fs::write(&looked, "").map_err(|error| CacheError::write(&looked, 0, error))?;
+        if self.disk_bytes()? > max_bytes {
+            self.collect(&Limits {
+                max_bytes: Some(max_bytes / 10 * 9),
+                ..Limits::default()
+            })?;
+        }
+        Ok(())
     }
 
     /// Returns what the objects take on the disk, in bytes: one `stat` each.
@@ -376,6 +285,7 @@ impl Cache {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::inventory::{nanos, now_ns};
     use crate::{Action, Build};
 
     const KIB: usize = 1 << 10;
@@ -537,6 +447,19 @@ mod tests {
         inventory.now_ns += 2 * nanos(GRACE);
         let chosen = Chosen::of(&mut inventory, &Limits::default());
         assert_eq!(chosen.loose.len(), 1);
+    }
+
+    #[test]
+    fn a_budget_is_looked_at_once_a_minute() {
+        let (_room, cache) = filled();
+        let total = cache.disk_bytes().unwrap();
+        cache.collect_beyond(total).unwrap();
+        assert_eq!(left(&cache), "abcd");
+        cache.collect_beyond(total - 1).unwrap();
+        assert_eq!(left(&cache), "abcd");
+        fs::remove_file(cache.root().join("builds/looked")).unwrap();
+        cache.collect_beyond(total - 1).unwrap();
+        assert_eq!(left(&cache), "abc");
     }
 
     #[test]

@@ -6,7 +6,8 @@
 //! [`file_stamp`] one file in it; [`build`] is what a system was made from.
 //! [`lock`] lets two processes do a step once; [`lease`] says who is alive and what they use.
 //! [`walk`] and [`info`] look at all of it; [`spool`] and [`catalogue`] remember when it was used.
-//! [`collect`] decides what goes, [`sweep`] removes it.
+//! [`usage`] adds up who uses what, [`collect`] decides what goes, [`sweep`] removes it, and
+//! [`verify`] reads it all.
 //!
 //! A crash at any moment leaves whole objects and whole records, and rubbish in `tmp/` that the
 //! next process sweeps. Nothing in here knows Linux images, YAML or terminals.
@@ -43,6 +44,7 @@ pub mod digest;
 pub mod error;
 pub mod file_stamp;
 pub mod info;
+mod inventory;
 pub mod key;
 pub mod layout;
 pub mod lease;
@@ -54,6 +56,8 @@ pub mod spool;
 pub mod stamp;
 pub mod sweep;
 mod temporary;
+pub mod usage;
+pub mod verify;
 pub mod walk;
 
 pub use action::Action;
@@ -70,4 +74,6 @@ pub use lock::{KeyLock, lock_file_unless};
 pub use object::{Mapping, Object, ObjectWriter};
 pub use stamp::{Stale, Stamp};
 pub use sweep::{Loose, Swept};
+pub use usage::Usage;
+pub use verify::{Damage, Verified};
 pub use walk::Stored;

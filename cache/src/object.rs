@@ -361,7 +361,7 @@ impl Cache {
 
     /// Moves a damaged object away, unless another one has taken its place meanwhile. Where that
     /// is not possible, the next writer of this object replaces it.
-    fn quarantine(&self, digest: &Digest, path: &Path, damaged: &Metadata) {
+    pub(crate) fn quarantine(&self, digest: &Digest, path: &Path, damaged: &Metadata) {
         let directory = self.root().join("quarantine");
         if fs::symlink_metadata(path).is_ok_and(|there| there.ino() == damaged.ino()) {
             let to = directory.join(format!("{digest}-{:016x}", boot::random()));

@@ -63,7 +63,6 @@ fn times(number: &str, unit: u64) -> Option<u64> {
 ///
 /// # Errors
 /// In words, when the text is no size or one of more than 16 EiB.
-#[allow(dead_code, reason = "for limits of the cache")]
 pub(crate) fn size(text: &str) -> Result<u64, String> {
     if text == "0" {
         return Ok(0);
@@ -82,7 +81,6 @@ pub(crate) fn size(text: &str) -> Result<u64, String> {
 ///
 /// # Errors
 /// In words, when the text is no duration or one of more than 500 billion years.
-#[allow(dead_code, reason = "for limits of the cache")]
 pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     let wrong = || "a duration is a number and its unit: 30d, 12h, 90m, 1d12h".to_owned();
     let mut total = Duration::ZERO;

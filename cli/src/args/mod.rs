@@ -19,8 +19,8 @@ use kiln_engine::build::Format;
 use kiln_engine::source::Mirror;
 
 pub(crate) use cache::{
-    CacheClean, CacheCommand, CacheExport, CacheImport, CacheInfo, CachePull, CachePush, CacheRm,
-    ExportFormat,
+    CacheClean, CacheCommand, CacheExport, CacheGc, CacheImport, CacheInfo, CachePull, CachePush,
+    CacheRm, CacheVerify, ExportFormat, ListBy,
 };
 
 pub(crate) use self::docker::Docker;

@@ -72,6 +72,23 @@ impl Cache {
         Self::open_in(root.into(), Boot::current())
     }
 
+    /// Opens a cache that is there already; makes and sets aside nothing.
+    ///
+    /// # Errors
+    /// When there is no such directory, or it is not a cache.
+    pub fn open_existing(root: &Path) -> Result<Self> {
+        if let Version::Missing = read_version(root)? {
+            // An empty directory, or one whose maker died, is a cache that holds nothing.
+            if let Some(found) = foreign(root)? {
+                return Err(CacheError::NotACache {
+                    path: root.to_owned(),
+                    found,
+                });
+            }
+        }
+        Ok(Self::at(root.to_owned(), Boot::current(), None))
+    }
+
     /// Opens `root` as if in another boot of the machine, which began at `since_ns`. For tests.
     ///
     /// # Errors
@@ -197,20 +214,6 @@ fn fill(root: &Path) -> Result<()> {
     }
     put_file(root, "CACHEDIR.TAG", TAG)?;
     put_file(root, "version", &format!("{FORMAT}\n"))
-}
-
-/// Opens a cache that is there already; makes and sets aside nothing.
-pub(crate) fn open_existing(root: &Path) -> Result<Cache> {
-    if let Version::Missing = read_version(root)? {
-        // An empty directory, or one whose maker died, is a cache that holds nothing.
-        if let Some(found) = foreign(root)? {
-            return Err(CacheError::NotACache {
-                path: root.to_owned(),
-                found,
-            });
-        }
-    }
-    Ok(Cache::at(root.to_owned(), Boot::current(), None))
 }
 
 /// True for the names that a cache gives to files and directories in its root.

@@ -15,8 +15,9 @@ pub(crate) use plan::registry;
 pub use plan::{describe, fetch};
 
 use std::borrow::Cow;
+use std::fs::File;
 use std::io::{self, Read, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
@@ -336,6 +337,9 @@ pub fn run(
     stdout: &mut dyn Write,
 ) -> Result<Report, BuildError> {
     let began = Instant::now();
+    if let Some(path) = write::stream(&request.destination) {
+        return to_stream(request, path, listener, cancel);
+    }
     write::check(request)?;
     if let Some(mut report) = fresh::fresh(request) {
         report.duration = began.elapsed();
@@ -365,6 +369,32 @@ pub fn run(
             }
         }
     }
+}
+
+/// Builds into a device or a pipe: what is there is written to, not replaced by a file.
+fn to_stream(
+    request: &Request,
+    path: &Path,
+    listener: &dyn Listener,
+    cancel: &AtomicBool,
+) -> Result<Report, BuildError> {
+    let file = File::options().write(true).open(path);
+    let mut file = file.map_err(BuildError::output(path))?;
+    let request = Request {
+        destination: Destination::Stdout,
+        ..request.clone()
+    };
+    let mut report = run(&request, listener, cancel, &mut file).map_err(|error| match error {
+        BuildError::Output {
+            path: named,
+            source,
+        } if named == Path::new("-") => BuildError::output(path)(source),
+        other => other,
+    })?;
+    for output in &mut report.outputs {
+        path.clone_into(&mut output.path);
+    }
+    Ok(report)
 }
 
 /// A stream that remembers whether anything was written to it.

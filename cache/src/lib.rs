@@ -4,6 +4,7 @@
 //! [`object`] holds immutable bytes named by their content; [`record`] is the form of small files:
 //! [`action`] says what a key produced; [`stamp`] is what an unchanged build reads, alone, and
 //! [`file_stamp`] one file in it; [`build`] is what a system was made from.
+//! [`tier`] is another cache that this one reads.
 //! [`lock`] lets two processes do a step once; [`lease`] says who is alive and what they use.
 //! [`walk`] and [`info`] look at all of it; [`spool`] and [`catalogue`] remember when it was used.
 //! [`usage`] adds up who uses what, [`collect`] decides what goes, [`sweep`] removes it, and
@@ -56,6 +57,7 @@ pub mod spool;
 pub mod stamp;
 pub mod sweep;
 mod temporary;
+pub mod tier;
 pub mod usage;
 pub mod verify;
 pub mod walk;
@@ -74,6 +76,7 @@ pub use lock::{KeyLock, lock_file_unless};
 pub use object::{Mapping, Object, ObjectWriter};
 pub use stamp::{Stale, Stamp};
 pub use sweep::{Loose, Swept};
+pub use tier::TierError;
 pub use usage::Usage;
 pub use verify::{Damage, Verified};
 pub use walk::Stored;

@@ -6,6 +6,7 @@
 //! [`file_stamp`] one file in it; [`build`] is what a system was made from.
 //! [`tier`] is another cache that this one reads.
 //! [`lock`] lets two processes do a step once; [`lease`] says who is alive and what they use.
+//! [`archive`] carries a selection of it elsewhere.
 //! [`walk`] and [`info`] look at all of it; [`spool`] and [`catalogue`] remember when it was used.
 //! [`usage`] adds up who uses what, [`collect`] decides what goes, [`sweep`] removes it, and
 //! [`verify`] reads it all.
@@ -37,6 +38,7 @@
 //! ```
 
 pub mod action;
+pub mod archive;
 mod boot;
 pub mod build;
 pub mod catalogue;
@@ -63,6 +65,7 @@ pub mod verify;
 pub mod walk;
 
 pub use action::Action;
+pub use archive::{ExportError, Exported, ImportError, ImportFailure, Imported};
 pub use build::{Build, Built};
 pub use catalogue::Catalogue;
 pub use collect::{Collected, Limits};

@@ -5,9 +5,10 @@
 //! that it has not itself. The cache is asked first, then its tiers in the order they were added.
 //!
 //! - **Nothing is written to a tier**: no lease, no lock, no mark, no catalogue; its damaged
-//!   objects stay where they are. Objects are read in place, and nothing of a tier is copied: what
-//!   a step makes goes into the cache, what a tier has stays there. So collecting the cache and
-//!   losing a tier are both safe.
+//!   objects stay where they are. Objects are read in place, never copied, and neither are actions
+//!   that name any: they would lack them when the tier goes. So collecting the cache and losing a
+//!   tier are both safe. An action without objects (what a tag means) is copied when it is used: a
+//!   tier that goes takes no decision with it.
 //! - **Trust** is that of [`crate::object`]: an object whose mark says so is as it was written,
 //!   any other is hashed once by each process that uses it. Marks name the inode, so a copied tier
 //!   (a container image) has none. A damaged object is not there: its step is done again, and from

@@ -187,6 +187,25 @@ fn an_action_needs_all_its_objects() {
 }
 
 #[test]
+fn what_was_decided_stays_when_the_tier_goes() {
+    let room = room();
+    let decided = Action {
+        kind: "test".into(),
+        values: vec![("v".into(), b"x".to_vec())],
+        ..Action::default()
+    };
+    let tier = room.cache("tier");
+    tier.put_action(&key(1), &decided).unwrap();
+    put(&tier, 2, b"object");
+    let cache = room.with_tiers("main", &["tier"]);
+    assert!(cache.action(&key(1)).unwrap().is_some());
+    assert!(cache.action(&key(2)).unwrap().is_some());
+    let cache = room.cache("main");
+    assert_eq!(cache.action(&key(1)).unwrap(), Some(decided));
+    assert_eq!(cache.action(&key(2)).unwrap(), None);
+}
+
+#[test]
 fn a_tier_may_vanish_at_any_moment() {
     let room = room();
     let action = put(&room.cache("tier"), 1, &[7; 100_000]);

@@ -3,6 +3,7 @@
 //! Leaves: what was written, checked for form alone. [`crate::commands`] turns it into requests.
 
 mod cache;
+mod cache_from;
 mod docker;
 mod metadata;
 mod migrate;
@@ -23,6 +24,7 @@ pub(crate) use cache::{
     CacheRm, CacheVerify, ExportFormat, ListBy,
 };
 
+pub(crate) use self::cache_from::CacheFrom;
 pub(crate) use self::docker::Docker;
 pub(crate) use self::sbom::{Bill, Form, Sbom};
 use crate::exit;
@@ -211,6 +213,9 @@ pub(crate) struct Common {
     /// Directory of the outputs; must exist [default: .]
     #[arg(long, value_name = "DIR")]
     pub(crate) dir: Option<PathBuf>,
+    /// Further caches.
+    #[command(flatten)]
+    pub(crate) cache_from: CacheFrom,
     /// The inputs from elsewhere.
     #[command(flatten)]
     pub(crate) sources: Sources,

@@ -8,6 +8,7 @@ mod keep;
 mod migrate;
 mod packages;
 mod plan;
+mod tiers;
 mod write;
 
 pub use migrate::{Migration, migrate};
@@ -170,6 +171,8 @@ pub struct Request {
     pub architecture: String,
     /// The cache directory.
     pub cache: PathBuf,
+    /// Further caches, which are only read, in order.
+    pub cache_from: Vec<PathBuf>,
     /// Whether the kernel is taken out of its compressed image.
     pub decompress_kernel: bool,
     /// Whether tags and package indexes are looked up anew.
@@ -341,7 +344,7 @@ pub fn run(
         report.duration = began.elapsed();
         return Ok(report);
     }
-    let cache = Cache::open(&request.cache)?;
+    let cache = tiers::open(&request.cache, &request.cache_from, listener)?;
     let mut attempt = 1;
     let mut stream = Stream {
         inner: stdout,
@@ -397,6 +400,7 @@ fn once(
     for note in planned.registry.take_notes() {
         listener.event(&Event::Warning(note));
     }
+    tiers::tell_troubles(cache, listener);
     let (result, graph) = run?;
     let (outputs, stamps) = write::write(request, cache, listener, cancel, &result, stdout)?;
     let mut report = Report {
@@ -426,7 +430,7 @@ pub fn sbom(
     stdout: &mut dyn Write,
 ) -> Result<(), BuildError> {
     write::check(request)?;
-    let cache = Cache::open(&request.cache)?;
+    let cache = tiers::open(&request.cache, &request.cache_from, listener)?;
     let planned = plan::plan(request, listener)?;
     let root: Arc<dyn Step> = Arc::new(Materials(planned.plan.clone()));
     let run = run_graph(&cache, listener, cancel, &root);
@@ -452,7 +456,7 @@ pub fn lock(
             "write the description to a file first",
         ));
     };
-    let cache = Cache::open(&request.cache)?;
+    let cache = tiers::open(&request.cache, &request.cache_from, listener)?;
     // What is there already does not count: it is to be renewed.
     let request = Request {
         pull: true,

@@ -33,7 +33,7 @@ use crate::tier::Tier;
 use crate::{Digest, Key};
 
 /// The format this code writes.
-pub(crate) const FORMAT: u32 = 1;
+pub const FORMAT: u32 = 1;
 
 const DIRECTORIES: &[&str] = &[
     "objects",

@@ -19,7 +19,7 @@ mod header;
 pub mod read;
 pub mod write;
 
-pub use read::{ImportError, ImportFailure, Imported, is_archive};
+pub use read::{ImportError, ImportFailure, Imported, RECOGNISED_BYTES, is_archive};
 pub use write::{ExportError, Exported};
 
 /// The format this code writes.

@@ -2,6 +2,7 @@
 //!
 //! Leaves: what was written, checked for form alone. [`crate::commands`] turns it into requests.
 
+mod archive;
 mod cache;
 mod cache_from;
 mod docker;
@@ -19,9 +20,10 @@ use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 use kiln_engine::build::Format;
 use kiln_engine::source::Mirror;
 
+pub(crate) use archive::{CacheKey, Made, System};
 pub(crate) use cache::{
     CacheClean, CacheCommand, CacheExport, CacheGc, CacheImport, CacheInfo, CachePull, CachePush,
-    CacheRm, CacheVerify, ExportFormat, ListBy,
+    CacheRm, CacheVerify, ListBy,
 };
 
 pub(crate) use self::cache_from::CacheFrom;

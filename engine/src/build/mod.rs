@@ -3,14 +3,19 @@
 //! Enters: YAML files and options, as a person gave them, with every default that comes from the
 //! environment already filled in by the caller. Leaves: outputs on disk and a [`Report`].
 
+mod archive;
 mod fresh;
+mod identity;
 mod keep;
 mod migrate;
 mod packages;
 mod plan;
+mod reach;
 mod tiers;
 mod write;
 
+pub use archive::{Selection, export_archive, import_archive, recognise};
+pub use identity::{cache_key, cache_key_prefix};
 pub use migrate::{Migration, migrate};
 pub(crate) use plan::registry;
 pub use plan::{describe, fetch};

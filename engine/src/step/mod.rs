@@ -134,6 +134,8 @@ pub struct Results<'a> {
     pub cache: &'a Cache,
     /// Whoever listens, for warnings.
     pub listener: &'a dyn Listener,
+    /// Nothing is asked but the cache and files of the host.
+    pub(crate) is_recall: bool,
 }
 
 impl Results<'_> {

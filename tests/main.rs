@@ -9,6 +9,7 @@ mod support;
 mod boot;
 mod build;
 mod cache;
+mod ci;
 mod collect;
 mod companions;
 mod debian;

@@ -29,10 +29,11 @@ use std::sync::{Mutex, OnceLock};
 use crate::boot::{self, Boot};
 use crate::error::{CacheError, Result};
 use crate::lease::Lease;
+use crate::tier::Tier;
 use crate::{Digest, Key};
 
 /// The format this code writes.
-const FORMAT: u32 = 1;
+pub const FORMAT: u32 = 1;
 
 const DIRECTORIES: &[&str] = &[
     "objects",
@@ -60,6 +61,10 @@ pub struct Cache {
     pub(crate) hashed: Mutex<HashSet<(Digest, u64)>>,
     local: OnceLock<bool>,
     set_aside: Option<PathBuf>,
+    /// Further caches that are only read.
+    pub(crate) tiers: Vec<Tier>,
+    /// Set for those: nothing is written here.
+    pub(crate) is_read_only: bool,
 }
 
 impl Cache {
@@ -127,6 +132,16 @@ impl Cache {
             hashed: Mutex::default(),
             local: OnceLock::new(),
             set_aside,
+            tiers: Vec::new(),
+            is_read_only: false,
+        }
+    }
+
+    /// Makes the view of a cache that is only read.
+    pub(crate) fn read_only(root: PathBuf, boot: Boot) -> Self {
+        Self {
+            is_read_only: true,
+            ..Self::at(root, boot, None)
         }
     }
 
@@ -173,14 +188,14 @@ impl Cache {
     }
 }
 
-enum Version {
+pub(crate) enum Version {
     /// Not there, or made by a process that died before the first byte.
     Missing,
     Is(u32),
     Damaged,
 }
 
-fn read_version(root: &Path) -> Result<Version> {
+pub(crate) fn read_version(root: &Path) -> Result<Version> {
     let path = root.join("version");
     match fs::read_to_string(&path) {
         Ok(text) if text.is_empty() => Ok(Version::Missing),

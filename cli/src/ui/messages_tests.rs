@@ -252,6 +252,7 @@ fn request(texts: &[&[u8]]) -> Request {
         destination: Destination::Stdout,
         architecture: "amd64".into(),
         cache: PathBuf::from("/nowhere/kiln"),
+        cache_from: Vec::new(),
         decompress_kernel: false,
         pull: false,
         sbom: None,

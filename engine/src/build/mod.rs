@@ -3,13 +3,19 @@
 //! Enters: YAML files and options, as a person gave them, with every default that comes from the
 //! environment already filled in by the caller. Leaves: outputs on disk and a [`Report`].
 
+mod archive;
 mod fresh;
+mod identity;
 mod keep;
 mod migrate;
 mod packages;
 mod plan;
+mod reach;
+mod tiers;
 mod write;
 
+pub use archive::{Selection, export_archive, import_archive, recognise};
+pub use identity::{cache_key, cache_key_prefix};
 pub use migrate::{Migration, migrate};
 pub(crate) use plan::registry;
 pub use plan::{describe, fetch};
@@ -171,6 +177,8 @@ pub struct Request {
     pub architecture: String,
     /// The cache directory.
     pub cache: PathBuf,
+    /// Further caches, which are only read, in order.
+    pub cache_from: Vec<PathBuf>,
     /// Whether the kernel is taken out of its compressed image.
     pub decompress_kernel: bool,
     /// Whether tags and package indexes are looked up anew.
@@ -345,7 +353,7 @@ pub fn run(
         report.duration = began.elapsed();
         return Ok(report);
     }
-    let cache = Cache::open(&request.cache)?;
+    let cache = tiers::open(&request.cache, &request.cache_from, listener)?;
     let mut attempt = 1;
     let mut stream = Stream {
         inner: stdout,
@@ -427,6 +435,7 @@ fn once(
     for note in planned.registry.take_notes() {
         listener.event(&Event::Warning(note));
     }
+    tiers::tell_troubles(cache, listener);
     let (result, graph) = run?;
     let (outputs, stamps) = write::write(request, cache, listener, cancel, &result, stdout)?;
     let mut report = Report {
@@ -456,7 +465,7 @@ pub fn sbom(
     stdout: &mut dyn Write,
 ) -> Result<(), BuildError> {
     write::check(request)?;
-    let cache = Cache::open(&request.cache)?;
+    let cache = tiers::open(&request.cache, &request.cache_from, listener)?;
     let planned = plan::plan(request, listener)?;
     let root: Arc<dyn Step> = Arc::new(Materials(planned.plan.clone()));
     let run = run_graph(&cache, listener, cancel, &root);
@@ -482,7 +491,7 @@ pub fn lock(
             "write the description to a file first",
         ));
     };
-    let cache = Cache::open(&request.cache)?;
+    let cache = tiers::open(&request.cache, &request.cache_from, listener)?;
     // What is there already does not count: it is to be renewed.
     let request = Request {
         pull: true,

@@ -9,6 +9,7 @@ mod support;
 mod boot;
 mod build;
 mod cache;
+mod chaos;
 mod ci;
 mod collect;
 mod companions;

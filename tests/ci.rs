@@ -15,7 +15,7 @@ use super::support::{Said, Space};
 
 fn ok(said: Said) -> String {
     assert_eq!(said.code, Some(0), "{}", said.stderr);
-    String::from_utf8_lossy(&said.stdout).into_owned()
+    String::from_utf8(said.stdout).unwrap()
 }
 
 /// Two images in a registry and a system of them, `system.yml`; another one, `other.yml`.

@@ -99,7 +99,7 @@ impl Cache {
             return Ok(own);
         }
         let complete = |action: &Action| self.complete(action);
-        let other = self.from_tiers(|tier, _| Ok(tier.own_action(key)?.filter(complete)));
+        let other = self.in_tiers(|tier, _| Ok(tier.own_action(key)?.filter(complete)));
         // Whole by itself, it is kept: what was decided once does not change when the tier goes.
         if let Some(other) = other.as_ref().filter(|other| other.outputs.is_empty()) {
             match self.put_action(key, other) {

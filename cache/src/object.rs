@@ -291,7 +291,7 @@ impl Cache {
         if self.tiers.is_empty() || !matches!(own, Err(CacheError::MissingObject(_))) {
             return own;
         }
-        let other = self.from_tiers(|tier, trouble| {
+        let other = self.in_tiers(|tier, trouble| {
             let mut object = tier.open_own(digest, size)?;
             object.tier = Some((trouble.clone(), tier.is_local()));
             Ok(Some(object))
@@ -345,7 +345,7 @@ impl Cache {
         let has = |cache: &Self| cache.object_path(digest).exists();
         has(self)
             || self
-                .from_tiers(|tier, _| Ok(has(tier).then_some(())))
+                .in_tiers(|tier, _| Ok(has(tier).then_some(())))
                 .is_some()
     }
 
@@ -358,7 +358,7 @@ impl Cache {
         };
         has(self)
             || self
-                .from_tiers(|tier, _| Ok(has(tier).then_some(())))
+                .in_tiers(|tier, _| Ok(has(tier).then_some(())))
                 .is_some()
     }
 

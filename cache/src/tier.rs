@@ -144,7 +144,7 @@ impl Cache {
 
     /// Returns the first thing that a tier has. `ask` is given a cache that it must not write to;
     /// its errors end the use of that tier.
-    pub(crate) fn from_tiers<T>(
+    pub(crate) fn in_tiers<T>(
         &self,
         ask: impl Fn(&Self, &Trouble) -> Result<Option<T>>,
     ) -> Option<T> {

@@ -24,8 +24,11 @@ fn put(cache: &Cache, number: u64, bytes: &[u8]) -> Action {
     action
 }
 
+/// A path's inode, size, mode, and when it was changed.
+type State = BTreeMap<PathBuf, (u64, u64, u32, [i64; 4])>;
+
 /// Everything about a directory that a write would change.
-fn state(root: &Path) -> BTreeMap<PathBuf, (u64, u64, u32, i64, i64, i64, i64)> {
+fn state(root: &Path) -> State {
     let mut found = BTreeMap::new();
     let mut left = vec![root.to_owned()];
     while let Some(path) = left.pop() {
@@ -37,26 +40,9 @@ fn state(root: &Path) -> BTreeMap<PathBuf, (u64, u64, u32, i64, i64, i64, i64)> 
                     .map(|entry| entry.unwrap().path()),
             );
         }
-        let times = (
-            file.mtime(),
-            file.mtime_nsec(),
-            file.ctime(),
-            file.ctime_nsec(),
-        );
-        let (mtime, mtime_ns, ctime, ctime_ns) = times;
-        let size = file.len();
-        found.insert(
-            path,
-            (
-                file.ino(),
-                size,
-                file.mode(),
-                mtime,
-                mtime_ns,
-                ctime,
-                ctime_ns,
-            ),
-        );
+        let (mtime, ctime) = (file.mtime(), file.ctime());
+        let times = [mtime, file.mtime_nsec(), ctime, file.ctime_nsec()];
+        found.insert(path, (file.ino(), file.len(), file.mode(), times));
     }
     found
 }

@@ -44,6 +44,9 @@ pub trait Step: Send + Sync {
     fn next(&self, got: &Results<'_>) -> Result<Next, StepError>;
 }
 
+/// An object of an [`Action`]: its role, name and size.
+pub(crate) type Output = (String, Digest, u64);
+
 /// Steps whose results are still needed.
 pub type Need = Vec<Arc<dyn Step>>;
 
@@ -208,13 +211,13 @@ impl StepError {
     }
 }
 
-/// Returns the objects that made trees point into beyond those of the trees they were made from.
-/// They are outputs as well: nothing else keeps them.
+/// Returns the objects that made trees point into beyond those of the trees they were made from,
+/// as outputs: nothing else keeps them.
 pub(crate) fn own_packs(
     cache: &Cache,
     made: &[Digest],
     from: &[Digest],
-) -> Result<Vec<(String, Digest, u64)>, Box<dyn Error + Send + Sync>> {
+) -> Result<Vec<Output>, TreeError> {
     let packs = |trees: &[Digest]| -> Result<BTreeSet<Digest>, TreeError> {
         let mut packs = BTreeSet::new();
         for tree in trees {

@@ -2,6 +2,7 @@
 //!
 //! Leaves: what was written, checked for form alone. [`crate::commands`] turns it into requests.
 
+mod bench;
 mod cache;
 mod docker;
 mod metadata;
@@ -18,6 +19,7 @@ use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 use kiln_engine::build::Format;
 use kiln_engine::source::Mirror;
 
+pub(crate) use bench::{Bench, Scenario};
 pub(crate) use cache::{
     CacheClean, CacheCommand, CacheExport, CacheImport, CacheInfo, CachePull, CachePush, CacheRm,
     ExportFormat,
@@ -90,6 +92,9 @@ pub(crate) enum Command {
     /// Pin images and packages: write NAME.lock beside the description
     #[command(after_long_help = exit::HELP)]
     Lock(Lock),
+    /// Measure how fast a system builds
+    #[command(long_about = bench::ABOUT, after_long_help = exit::HELP)]
+    Bench(Bench),
     /// Check descriptions made for LinuxKit
     #[command(long_about = migrate::ABOUT)]
     Migrate(Migrate),

@@ -11,7 +11,7 @@ mod write;
 
 pub use migrate::{Migration, migrate};
 pub(crate) use plan::registry;
-pub use plan::{describe, fetch};
+pub use plan::{describe, fetch, merged};
 
 use std::borrow::Cow;
 use std::io::{self, Read, Write};

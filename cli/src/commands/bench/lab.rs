@@ -27,6 +27,8 @@ use crate::failure::Failure;
 
 /// Work that is the same whatever kiln is: a process is made, and counts.
 const YARDSTICK: &str = "i=0; while [ $i -lt 10000 ]; do i=$((i+1)); done";
+/// Less than this does not keep a disk from anything.
+const MUCH_BYTES: u64 = 32 << 20;
 /// The path of the file that changes, in the system.
 const NOTE: &str = "kiln-bench.txt";
 
@@ -82,6 +84,8 @@ pub(super) struct Lab<'a> {
     pub(super) swap: Option<Swap>,
     /// Counts the contents of the file that changes.
     pub(super) changes: Cell<u64>,
+    /// Bytes that builds have written to storage since it was last waited for.
+    pub(super) written: Cell<u64>,
 }
 
 impl Lab<'_> {
@@ -193,6 +197,7 @@ impl Lab<'_> {
             .args(files);
         let what = format!("kiln build ({what})");
         let (usage, events) = self.runner.run(command, &what, true)?;
+        self.written.set(self.written.get() + usage.storage.1);
         sample(usage, &events).ok_or_else(|| {
             let message = format!("{what} did not end with a report");
             Failure::failed(message, None, None)
@@ -220,6 +225,7 @@ impl Lab<'_> {
             .env("KILN_BENCH_OUTPUT", output)
             .env("KILN_BENCH_FILE", self.note());
         let (usage, _) = self.runner.run(command, &format!("`{text}`"), false)?;
+        self.written.set(self.written.get() + usage.storage.1);
         Ok(usage)
     }
 
@@ -234,8 +240,12 @@ impl Lab<'_> {
         Ok(usage.seconds)
     }
 
-    /// Waits until what was written is on the disk, so that nobody pays for those before.
+    /// Waits until what was written is on the disk, when it is much, so that nobody pays for
+    /// those before.
     pub(super) fn quiet_down(&self) {
+        if self.written.replace(0) < MUCH_BYTES {
+            return;
+        }
         let directory = fs::File::open(self.runner.directory);
         // Without it there is more noise, and nothing else.
         let _ = directory.map(|directory| rustix::fs::syncfs(directory));

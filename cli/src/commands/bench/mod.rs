@@ -79,6 +79,7 @@ pub(super) fn run(arguments: &Bench, printer: Printer) -> Result<(), Failure> {
         },
         swap,
         changes: Cell::new(0),
+        written: Cell::new(0),
     };
     let machine = Machine::look(directory.path());
     if let Some(before) = &before

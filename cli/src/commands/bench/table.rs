@@ -87,7 +87,11 @@ fn cells(row: &Row, floor: u64) -> Vec<String> {
         span(quantile(&seconds, 0.25), quantile(&seconds, 0.75)),
         match fresh {
             true => "–".into(),
-            false => format!("{:.0}", bytes / typical / 1e6),
+            false => {
+                let rate = bytes / typical / 1e6;
+                let digits = usize::from(rate < 9.95);
+                format!("{rate:.digits$}")
+            }
         },
         match memory <= floor {
             true => format!("≤ {}", units::size(memory)),

@@ -251,3 +251,34 @@ fn a_damaged_blob_is_never_taken() {
     registry.behave();
     ok(space.kiln(&["cache", "pull", &name]));
 }
+
+#[test]
+fn a_changed_name_is_news_to_every_system() {
+    let space = Space::new();
+    let registry = space.registry();
+    let image = |name: &str| space.image(name).layer(&[("!init", name)]).layout();
+    let (old, new) = (image("old"), image("new"));
+    let name = registry.push(&old, "kiln/init:1");
+    let build = |system: &str, flags: &[&str]| {
+        space.write(&format!("{system}.yml"), &format!("init: [\"{name}\"]\n"));
+        let (yml, tar) = (format!("{system}.yml"), format!("{system}.tar"));
+        let said = space.kiln(&[&["build", "-o", &tar, &yml], flags].concat());
+        match said.code {
+            Some(0) => read_tar(&space.path(&tar))["init"].content.clone(),
+            _ => said.stderr.into_bytes(),
+        }
+    };
+    assert_eq!(build("one", &[]), b"old");
+    assert_eq!(build("two", &[]), b"old");
+    registry.push(&new, "kiln/init:1");
+    assert_eq!(build("two", &[]), b"old");
+    // Who looks it up anew does so for all.
+    assert_eq!(build("one", &["--pull"]), b"new");
+    assert_eq!(build("two", &[]), b"new");
+    drop(registry);
+    assert_eq!(build("two", &[]), b"new");
+    // What is removed is not taken for granted, either.
+    ok(space.kiln(&["cache", "rm", &name]));
+    let said = String::from_utf8(build("two", &[])).unwrap();
+    assert!(said.contains("kiln/init"), "{said}");
+}

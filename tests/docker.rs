@@ -177,13 +177,27 @@ fn hostile_engines_end_the_build_with_a_reason() {
     let (tar, save) = (space.path("save.tar"), space.path("save"));
     let (tar, save) = (tar.to_str().unwrap(), save.to_str().unwrap());
     tool("tar", &["-C", save, "-cf", tar, "c.json", "manifest.json"]);
-    let other = fs::read(tar).unwrap();
-    let other = [
-        format!("{head}{:x}\r\n", other.len()).as_bytes(),
-        &other,
-        b"\r\n0\r\n\r\n",
-    ]
-    .concat();
+    let chunked = |bytes: Vec<u8>| {
+        let begin = format!("{head}{:x}\r\n", bytes.len());
+        [begin.as_bytes(), &bytes, b"\r\n0\r\n\r\n"].concat()
+    };
+    let other = chunked(fs::read(tar).unwrap());
+    // The image of the id, but for what is in its layer.
+    let diff_id = format!("sha256:{}", "1".repeat(64));
+    let config = config.replace("[]", &format!(r#"["{diff_id}"]"#));
+    space.write("save/c.json", &config);
+    space.write("save/l.tar", &"\0".repeat(1024));
+    space.write(
+        "save/manifest.json",
+        r#"[{"Config": "c.json", "Layers": ["l.tar"]}]"#,
+    );
+    tool(
+        "tar",
+        &["-C", save, "-cf", tar, "c.json", "l.tar", "manifest.json"],
+    );
+    let altered = chunked(fs::read(tar).unwrap());
+    let line = tool("sha256sum", &[&format!("{save}/c.json")]);
+    let its_id = format!("sha256:{}", &line[..64]);
     for (archive, why) in [
         (format!("{head}5\r\nabc").into_bytes(), "broke off"),
         (
@@ -195,8 +209,12 @@ fn hostile_engines_end_the_build_with_a_reason() {
             "ends within a header",
         ),
         (other, "the digest of what the Docker engine"),
+        (altered, "the digest of what the Docker engine"),
     ] {
-        let inspect = inspect.clone();
+        let inspect = match archive.windows(5).any(|window| window == b"l.tar") {
+            true => inspect.replace(&id, &its_id),
+            false => inspect.clone(),
+        };
         let answer = move |path: &str, _: &mut UnixStream| match path.ends_with("/json") {
             true => Some(whole(&inspect)),
             false => Some(archive.clone()),

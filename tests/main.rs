@@ -10,6 +10,7 @@ mod bench;
 mod boot;
 mod build;
 mod cache;
+mod collect;
 mod companions;
 mod debian;
 mod descriptions;

@@ -117,12 +117,15 @@ impl Cache {
 
     /// Like [`complete`](Self::complete), and every object may be used: one that has to be hashed
     /// (see [`crate::object`]) is hashed now, and set aside when it is damaged. Costs an open and
-    /// a `stat` per object otherwise. Who looks actions up with this meets a missing object later
-    /// only if someone removes it meanwhile.
+    /// a `stat` per object otherwise. The objects are held (see
+    /// [`hold`](Self::hold)): who looks actions up with this meets a missing object later only if
+    /// someone removes it by hand.
     ///
     /// # Errors
     /// When an object cannot be read for another reason than damage.
     pub fn sound(&self, action: &Action) -> Result<bool> {
+        let objects: Vec<Digest> = action.outputs.iter().map(|output| output.1).collect();
+        self.hold(&objects)?;
         if !self.complete(action) {
             return Ok(false);
         }

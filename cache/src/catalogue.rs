@@ -40,9 +40,9 @@ use std::time::{Duration, Instant};
 use crate::error::{CacheError, Result};
 use crate::lock;
 use crate::record::{Decoder, Encoder};
-use crate::spool::{self, Build};
+use crate::spool;
 use crate::walk::read_dir;
-use crate::{Action, Cache, Digest, Key};
+use crate::{Action, Build, Cache, Digest, Key};
 
 /// How long to wait for a process that has the catalogue open; it holds it for moments.
 const WAIT: Duration = Duration::from_secs(2);
@@ -496,7 +496,8 @@ impl Catalogue<'_> {
         })
     }
 
-    fn forget_gone(&self) -> Result<()> {
+    /// Removes what is gone.
+    pub(crate) fn forget_gone(&self) -> Result<()> {
         self.ask(|db| {
             let gone = |key: &[u8]| {
                 let key = key.get(32..).and_then(|tail| tail.try_into().ok());

@@ -65,7 +65,7 @@ pub struct Info {
     pub damaged_actions: u64,
     /// Objects that were found damaged and set aside.
     pub damaged: Amount,
-    /// Stamps and notes.
+    /// Stamps and builds.
     pub builds: Amount,
     /// Files being written, and rubbish not swept yet.
     pub tmp: Amount,
@@ -137,7 +137,7 @@ mod tests {
                 ..Action::default()
             };
             cache.put_action(&key, &action).unwrap();
-            cache.put_note(&key, b"note").unwrap();
+            cache.put_build(&key, &crate::Build::default()).unwrap();
             if number == 4 {
                 let path = cache.action_path(&key);
                 fs::remove_file(&path).unwrap();

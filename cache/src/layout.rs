@@ -5,7 +5,7 @@
 //! CACHEDIR.TAG   tells backup programs to skip all this
 //! objects/ab/…   immutable files named by the BLAKE3 of their content
 //! actions/ab/…   one small self-checksummed file per key: what the step produced
-//! builds/…       up-to-date stamps, notes, and the epoch of stamps
+//! builds/…       up-to-date stamps, what builds used, and the epoch of stamps
 //! leases/…       one locked file per running process that writes
 //! locks/…        taken by whoever does a step
 //! index/HOST/    a catalogue that can be rebuilt from the above, and its spool

@@ -3,9 +3,11 @@
 //! What is kept, in reading order: [`digest`] and [`key`] name things; [`layout`] is the directory;
 //! [`object`] holds immutable bytes named by their content; [`record`] is the form of small files:
 //! [`action`] says what a key produced; [`stamp`] is what an unchanged build reads, alone, and
-//! [`file_stamp`] one file in it.
+//! [`file_stamp`] one file in it; [`build`] is what a system was made from.
 //! [`lock`] lets two processes do a step once; [`lease`] says who is alive and what they use.
 //! [`walk`] and [`info`] look at all of it; [`spool`] and [`catalogue`] remember when it was used.
+//! [`usage`] adds up who uses what, [`collect`] decides what goes, [`sweep`] removes it, and
+//! [`verify`] reads it all.
 //!
 //! A crash at any moment leaves whole objects and whole records, and rubbish in `tmp/` that the
 //! next process sweeps. Nothing in here knows Linux images, YAML or terminals.
@@ -35,11 +37,14 @@
 
 pub mod action;
 mod boot;
+pub mod build;
 pub mod catalogue;
+pub mod collect;
 pub mod digest;
 pub mod error;
 pub mod file_stamp;
 pub mod info;
+mod inventory;
 pub mod key;
 pub mod layout;
 pub mod lease;
@@ -49,11 +54,16 @@ pub mod record;
 mod remove;
 pub mod spool;
 pub mod stamp;
+pub mod sweep;
 mod temporary;
+pub mod usage;
+pub mod verify;
 pub mod walk;
 
 pub use action::Action;
+pub use build::{Build, Built};
 pub use catalogue::Catalogue;
+pub use collect::{Collected, Limits};
 pub use digest::Digest;
 pub use error::CacheError;
 pub use file_stamp::FileStamp;
@@ -62,6 +72,8 @@ pub use key::{Key, KeyBuilder};
 pub use layout::Cache;
 pub use lock::{KeyLock, lock_file_unless};
 pub use object::{Mapping, Object, ObjectWriter};
-pub use spool::Build;
 pub use stamp::{Stale, Stamp};
+pub use sweep::{Loose, Swept};
+pub use usage::Usage;
+pub use verify::{Damage, Verified};
 pub use walk::Stored;

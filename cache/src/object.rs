@@ -74,13 +74,14 @@ impl ObjectWriter<'_> {
         self.expected = bytes;
     }
 
-    /// Gives the object its name.
+    /// Gives the object its name, and holds it.
     ///
     /// # Errors
     /// When the file cannot be moved into place.
     pub fn commit(self) -> Result<Digest> {
         let digest = Digest::from(self.hasher.finalize());
         let target = self.cache.object_path(&digest);
+        self.cache.hold(&[digest])?;
         // One there that would have to be hashed is replaced: this one is known to be right.
         if let Ok(there) = fs::symlink_metadata(&target)
             && there.len() == self.len
@@ -211,13 +212,14 @@ impl Cache {
         })
     }
 
-    /// Stores bytes that are in memory already.
+    /// Stores bytes that are in memory already, and holds them.
     ///
     /// # Errors
     /// When they cannot be written.
     pub fn put(&self, bytes: &[u8]) -> Result<Digest> {
         let digest = Digest::of(bytes);
         let path = self.object_path(&digest);
+        self.hold(&[digest])?;
         if let Ok(there) = fs::symlink_metadata(&path)
             && there.len() == bytes.len() as u64
             && self.trusts(&digest, &there)
@@ -359,7 +361,7 @@ impl Cache {
 
     /// Moves a damaged object away, unless another one has taken its place meanwhile. Where that
     /// is not possible, the next writer of this object replaces it.
-    fn quarantine(&self, digest: &Digest, path: &Path, damaged: &Metadata) {
+    pub(crate) fn quarantine(&self, digest: &Digest, path: &Path, damaged: &Metadata) {
         let directory = self.root().join("quarantine");
         if fs::symlink_metadata(path).is_ok_and(|there| there.ino() == damaged.ino()) {
             let to = directory.join(format!("{digest}-{:016x}", boot::random()));

@@ -1,8 +1,8 @@
-//! Records: small self-checksummed files named by a key. Actions, stamps and notes are records.
+//! Records: small self-checksummed files named by a key. Actions, stamps and builds are records.
 //!
 //! ```text
 //! "kiln record 1\n"  14 bytes
-//! kind               8 bytes, zero-padded: "action", "stamp", "note"
+//! kind               8 bytes, zero-padded: "action", "stamp", "build"
 //! checksum           32 bytes: blake3 derive_key("kiln record 1", kind, key, body)
 //! body               the rest; at most [`BODY_BYTES_MAX`]
 //! ```
@@ -31,7 +31,7 @@ pub const BODY_BYTES_MAX: usize = 64 << 20;
 pub(crate) enum Kind {
     Action,
     Stamp,
-    Note,
+    Build,
 }
 
 impl Kind {
@@ -39,7 +39,7 @@ impl Kind {
         match self {
             Self::Action => b"action\0\0",
             Self::Stamp => b"stamp\0\0\0",
-            Self::Note => b"note\0\0\0\0",
+            Self::Build => b"build\0\0\0",
         }
     }
 }
@@ -236,14 +236,14 @@ mod tests {
         ) {
             let key = KeyBuilder::new("test", 1).finish();
             let other = KeyBuilder::new("test", 2).finish();
-            let mut bytes = seal(Kind::Note, &key, &body);
-            prop_assert_eq!(unseal(Kind::Note, &key, &bytes), Some(&body[..]));
-            prop_assert_eq!(unseal(Kind::Note, &other, &bytes), None);
+            let mut bytes = seal(Kind::Build, &key, &body);
+            prop_assert_eq!(unseal(Kind::Build, &key, &bytes), Some(&body[..]));
+            prop_assert_eq!(unseal(Kind::Build, &other, &bytes), None);
             prop_assert_eq!(unseal(Kind::Stamp, &key, &bytes), None);
             let at = at.index(bytes.len());
-            prop_assert_eq!(unseal(Kind::Note, &key, &bytes[..at]), None);
+            prop_assert_eq!(unseal(Kind::Build, &key, &bytes[..at]), None);
             bytes[at] ^= flip;
-            prop_assert_eq!(unseal(Kind::Note, &key, &bytes), None);
+            prop_assert_eq!(unseal(Kind::Build, &key, &bytes), None);
         }
 
         #[test]
@@ -262,7 +262,11 @@ mod tests {
         let room = tempfile::tempdir().unwrap();
         let cache = Cache::open(room.path().join("cache")).unwrap();
         let key = KeyBuilder::new("test", 1).finish();
-        assert!(cache.put_note(&key, &vec![0; BODY_BYTES_MAX + 1]).is_err());
+        let build = crate::Build {
+            payload: vec![0; BODY_BYTES_MAX],
+            ..crate::Build::default()
+        };
+        assert!(cache.put_build(&key, &build).is_err());
         // A file nobody wrote: sparse, and larger than anybody's memory.
         let path = room.path().join("huge");
         fs::File::create(&path).unwrap().set_len(1 << 40).unwrap();

@@ -12,7 +12,7 @@ use crate::error::{CacheError, Result};
 use crate::walk::read_dir;
 use crate::{Cache, Digest, Key, layout};
 
-fn remove(path: &Path) -> Result<bool> {
+pub(crate) fn remove(path: &Path) -> Result<bool> {
     match fs::remove_file(path) {
         Ok(()) => Ok(true),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),

@@ -7,8 +7,7 @@
 //! "kspl"      4 bytes
 //! length      u32, of the body; at most [`FRAME_BYTES_MAX`]
 //! checksum    first 8 bytes of blake3 of the body
-//! body        at i64 ns, duration u64 ns, label string,
-//!             actions u32 count × key 32, payload string
+//! body        see [`crate::build`]
 //! ```
 //!
 //! Integers are little-endian. A frame cut short by a crash is skipped: reading goes on at the
@@ -22,8 +21,7 @@ use std::path::{Path, PathBuf};
 
 use crate::error::{CacheError, Result};
 use crate::lock::leads_to;
-use crate::record::{Decoder, Encoder};
-use crate::{Cache, Digest, Key};
+use crate::{Build, Cache, Digest};
 
 const MAGIC: &[u8; 4] = b"kspl";
 const HEAD_BYTES: usize = 16;
@@ -36,48 +34,6 @@ pub const SPOOL_BYTES_MAX: u64 = 16 << 20;
 
 /// How much is hashed in vain before the rest of a damaged spool is given up.
 const WASTE_BYTES_MAX: usize = 256 << 20;
-
-/// What a finished build tells: when it was and which steps it relied on.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Build {
-    /// When it ended, nanoseconds since 1970.
-    pub at_ns: i64,
-    /// How long it took, in nanoseconds.
-    pub duration_ns: u64,
-    /// What people call it, such as the name of its YAML file.
-    pub label: String,
-    /// The actions it used, done or found. Their objects count as used with them.
-    pub actions: Vec<Key>,
-    /// The caller's own.
-    pub payload: Vec<u8>,
-}
-
-impl Build {
-    pub(crate) fn encode(&self) -> Vec<u8> {
-        let mut out = Encoder::default();
-        out.i64(self.at_ns);
-        out.u64(self.duration_ns);
-        out.bytes(self.label.as_bytes());
-        out.count(self.actions.len());
-        for key in &self.actions {
-            out.raw(key.as_bytes());
-        }
-        out.bytes(&self.payload);
-        out.finish()
-    }
-
-    pub(crate) fn decode(body: &[u8]) -> Option<Self> {
-        let mut body = Decoder::new(body);
-        let build = Self {
-            at_ns: body.i64()?,
-            duration_ns: body.u64()?,
-            label: body.string()?,
-            actions: body.list(Decoder::key)?,
-            payload: body.bytes()?.to_vec(),
-        };
-        body.end(build)
-    }
-}
 
 fn frame(body: &[u8]) -> Option<Vec<u8>> {
     let len = u32::try_from(body.len()).ok()?;
@@ -225,6 +181,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::Key;
 
     fn build(number: u8) -> Build {
         Build {

@@ -1,8 +1,8 @@
-//! Stamps: what an unchanged build reads, alone. Notes: small records by name.
+//! Stamps: what an unchanged build reads, alone.
 //!
 //! A stamp lists every file a build read and wrote, as `stat` sees it, and the optional inputs
 //! that were not there. All equal means that the outputs are up to date. Files
-//! `builds/KEY.stamp` and `builds/KEY.note`; see [`crate::record`] for the head. Body of a stamp:
+//! `builds/KEY.stamp`; see [`crate::record`] for the head. Body:
 //!
 //! ```text
 //! inputs    u32 count; files
@@ -194,7 +194,8 @@ fn get_file(body: &mut Decoder<'_>) -> Option<FileStamp> {
     })
 }
 
-fn slot(root: &Path, key: &Key, suffix: &str) -> PathBuf {
+/// Returns the file of a key under `builds/`.
+pub(crate) fn slot(root: &Path, key: &Key, suffix: &str) -> PathBuf {
     root.join("builds").join(format!("{key}.{suffix}"))
 }
 
@@ -238,22 +239,6 @@ impl Cache {
         let mut temporary = self.create_temporary()?;
         temporary.write(format!("{:016x}\n", boot::random()).as_bytes(), 0)?;
         temporary.publish(&Self::epoch_file(self.root()))
-    }
-
-    /// Returns a note; `None` when it is absent, damaged or cannot be read.
-    #[must_use]
-    pub fn note(&self, key: &Key) -> Option<Vec<u8>> {
-        let bytes = record::read_file(&slot(self.root(), key, "note")).ok()??;
-        record::unseal(Kind::Note, key, &bytes).map(<[u8]>::to_vec)
-    }
-
-    /// Writes a note, replacing an older one of the same key.
-    ///
-    /// # Errors
-    /// When it cannot be written or is larger than [`record::BODY_BYTES_MAX`].
-    pub fn put_note(&self, key: &Key, note: &[u8]) -> Result<()> {
-        let path = slot(self.root(), key, "note");
-        self.put_record(Kind::Note, key, &path, note)
     }
 }
 
@@ -367,7 +352,7 @@ mod tests {
     }
 
     #[test]
-    fn stamps_and_notes_are_apart() {
+    fn stamps_and_builds_are_apart() {
         let room = tempfile::tempdir().unwrap();
         let root = room.path().join("cache");
         let key = KeyBuilder::new("build", 1).finish();
@@ -382,14 +367,15 @@ mod tests {
             payload: b"p".to_vec(),
         };
         cache.put_stamp(&key, &stamp).unwrap();
-        cache.put_note(&key, b"n").unwrap();
+        let build = crate::Build::default();
+        cache.put_build(&key, &build).unwrap();
         assert_eq!(Cache::read_stamp(&root, &key), Some(stamp));
-        assert_eq!(cache.note(&key), Some(b"n".to_vec()));
+        assert_eq!(cache.build(&key), Some(build));
         // A record under another's name is none.
         fs::rename(slot(&root, &key, "stamp"), slot(&root, &other, "stamp")).unwrap();
         assert_eq!(cache.stamp(&other), None);
-        fs::rename(slot(&root, &other, "stamp"), slot(&root, &key, "note")).unwrap();
-        assert_eq!(cache.note(&key), None);
+        fs::rename(slot(&root, &other, "stamp"), slot(&root, &key, "build")).unwrap();
+        assert_eq!(cache.build(&key), None);
     }
 
     proptest! {

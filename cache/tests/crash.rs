@@ -77,7 +77,11 @@ fn write_forever(root: &PathBuf) {
             };
             cache.put_action(&key(number), &action).unwrap();
             cache.put_stamp(&key(number), &Stamp::default()).unwrap();
-            cache.put_note(&key(number), digest.as_bytes()).unwrap();
+            let build = Build {
+                payload: digest.as_bytes().to_vec(),
+                ..Build::default()
+            };
+            cache.put_build(&key(number), &build).unwrap();
         }
     }
 }
@@ -85,7 +89,7 @@ fn write_forever(root: &PathBuf) {
 fn lock_forever(root: &PathBuf) {
     let cache = Cache::open(root).unwrap();
     let _lock = cache.lock_key(&key(0), |_| {}).unwrap();
-    cache.put_note(&key(0), b"locked").unwrap();
+    cache.put_build(&key(0), &Build::default()).unwrap();
     std::thread::sleep(Duration::from_secs(600));
 }
 
@@ -143,10 +147,14 @@ fn inspect(root: &Path) -> (usize, usize) {
     let whole = (0..50)
         .map(|number| {
             usize::from(cache.stamp(&key(number)).is_some())
-                + usize::from(cache.note(&key(number)).is_some())
+                + usize::from(cache.build(&key(number)).is_some())
         })
         .sum::<usize>();
-    assert_eq!(whole, records.len(), "a stamp or note that does not decode");
+    assert_eq!(
+        whole,
+        records.len(),
+        "a stamp or build that does not decode"
+    );
     assert!(files(&root.join("quarantine")).is_empty());
     (objects.len(), actions.len())
 }
@@ -224,7 +232,7 @@ fn nobody_waits_for_the_dead() {
     let cache = Cache::open(&root).unwrap();
     let mut child = spawn(&root, "lock");
     let until = Instant::now() + Duration::from_secs(20);
-    while cache.note(&key(0)).is_none() {
+    while cache.build(&key(0)).is_none() {
         assert!(Instant::now() < until, "the child does not come up");
         std::thread::sleep(Duration::from_millis(5));
     }

@@ -10,7 +10,7 @@ use std::io::Write;
 use std::path::Path;
 use std::process::{Command, Output};
 
-use kiln_cache::{Action, Cache, CacheError, KeyBuilder, Stamp};
+use kiln_cache::{Action, Build, Cache, CacheError, KeyBuilder, Stamp};
 
 const ROOT: &str = "KILN_TEST_FULL_ROOT";
 
@@ -80,11 +80,15 @@ fn child_on_a_small_disk() {
         payload: vec![1; 20_000],
         ..Stamp::default()
     };
+    let build = Build {
+        payload: vec![1; 20_000],
+        ..Build::default()
+    };
     for error in [
         cache.put(&[8; 20_000]).unwrap_err(),
         cache.put_action(&key, &action).unwrap_err(),
         cache.put_stamp(&key, &stamp).unwrap_err(),
-        cache.put_note(&key, &[1; 20_000]).unwrap_err(),
+        cache.put_build(&key, &build).unwrap_err(),
     ] {
         assert!(error.is_full_disk(), "{error}");
     }

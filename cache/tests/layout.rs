@@ -6,7 +6,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
-use kiln_cache::{Action, Cache, CacheError, Digest, KeyBuilder, Stamp};
+use kiln_cache::{Action, Build, Cache, CacheError, Digest, KeyBuilder, Stamp};
 
 fn names(directory: &Path) -> Vec<String> {
     let mut names: Vec<_> = fs::read_dir(directory)
@@ -29,7 +29,7 @@ fn exercise(cache: &Cache) {
     cache.put_action(&key, &action).unwrap();
     assert_eq!(cache.action(&key).unwrap(), Some(action));
     cache.put_stamp(&key, &Stamp::default()).unwrap();
-    cache.put_note(&key, b"n").unwrap();
+    cache.put_build(&key, &Build::default()).unwrap();
     assert_eq!(cache.stamp(&key), Some(Stamp::default()));
     cache.hold(&[digest]).unwrap();
     assert!(cache.held_objects().unwrap().contains(&digest));

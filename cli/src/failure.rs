@@ -8,7 +8,7 @@ use std::error::Error;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use kiln_cache::CacheError;
+use kiln_cache::{Cache, CacheError};
 use serde_json::{Value, json};
 
 use crate::exit;
@@ -299,7 +299,10 @@ pub(crate) fn cache_hint(error: &CacheError, cache: &Path) -> String {
     );
     let writable = format!("make {shown} writable for you, or {another}");
     match error {
-        CacheError::Full { .. } => room,
+        CacheError::Full { .. } => match spare(cache) {
+            Some(spare) => format!("{room}; `kiln cache gc --keep-builds 1` gives back {spare}"),
+            None => room,
+        },
         CacheError::Unwritable { .. } => writable,
         CacheError::NewerFormat { .. } => format!("use the kiln that made it, or {another}"),
         CacheError::NotACache { .. } => format!("{another}: kiln puts nothing beside other files"),
@@ -315,6 +318,13 @@ pub(crate) fn cache_hint(error: &CacheError, cache: &Path) -> String {
             "run the command again: what is missing is made anew".to_owned()
         }
     }
+}
+
+/// Says what a collection that keeps the last system alone would give back.
+fn spare(cache: &Path) -> Option<String> {
+    let usage = Cache::open(cache).and_then(|cache| cache.usage()).ok()?;
+    let last = usage.systems.first().map_or(0, |system| system.bytes);
+    Some(units::size(usage.bytes - last))
 }
 
 /// Returns what to do when an image cannot be had.

@@ -20,6 +20,7 @@ mod machine;
 mod serve;
 mod signals;
 mod ui;
+mod units;
 
 fn main() -> ExitCode {
     commands::run(&args::Arguments::parse())

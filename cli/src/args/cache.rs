@@ -1,19 +1,27 @@
 //! `kiln cache`: what the cache directory holds, and the images in it.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Args, Subcommand, ValueEnum};
 use kiln_engine::source::{Platform, Reference};
 
 use super::Sources;
+use crate::units;
 
 /// `kiln cache`.
 #[derive(Debug, Subcommand)]
 pub(crate) enum CacheCommand {
     /// Show where the cache is and what it holds
     Info(CacheInfo),
-    /// List the images in the cache
-    Ls(CacheInfo),
+    /// List what is in the cache: images, systems or steps
+    Ls(CacheLs),
+    /// Show what takes how much room
+    Du(CacheInfo),
+    /// Remove what has not been used for long
+    Gc(CacheGc),
+    /// Read everything and look for damage
+    Verify(CacheVerify),
     /// Fetch images from their registries, for builds without a network
     Pull(CachePull),
     /// Send images to their registries
@@ -37,6 +45,70 @@ pub(crate) struct CacheInfo {
     /// Print JSON
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+/// What to list.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ListBy {
+    /// Images, by name
+    Image,
+    /// Systems that were built, the one used last first
+    System,
+    /// Steps, the largest first
+    Size,
+}
+
+/// `kiln cache ls`.
+#[derive(Debug, Args)]
+pub(crate) struct CacheLs {
+    /// What to list, and in which order
+    #[arg(long, value_name = "WHAT", default_value = "image")]
+    pub(crate) by: ListBy,
+    /// Where the cache is.
+    #[command(flatten)]
+    pub(crate) info: CacheInfo,
+}
+
+/// `kiln cache gc`.
+#[derive(Debug, Args)]
+#[command(long_about = GC)]
+pub(crate) struct CacheGc {
+    /// Largest size of what stays, such as 10GB; what was used longest ago goes first
+    #[arg(long, value_name = "SIZE", value_parser = units::size)]
+    pub(crate) max_size: Option<u64>,
+    /// Remove what was not used for this long, such as 30d
+    #[arg(long, value_name = "DURATION", value_parser = units::duration)]
+    pub(crate) older_than: Option<Duration>,
+    /// Keep what the last builds of this many systems use; alone, remove everything else
+    #[arg(long, value_name = "N")]
+    pub(crate) keep_builds: Option<usize>,
+    /// Remove nothing, and say what would go
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    /// Where the cache is.
+    #[command(flatten)]
+    pub(crate) info: CacheInfo,
+}
+
+const GC: &str = "\
+Remove what has not been used for long from the cache.
+
+Without a limit, KILN_CACHE_MAX_SIZE is the largest size, as it is after every build that had \
+something to do. What a running build uses stays. What is missing later is fetched or made again.
+
+  kiln cache gc --older-than 30d
+  kiln cache gc --max-size 10GB --keep-builds 3
+  kiln cache gc --keep-builds 1 --dry-run";
+
+/// `kiln cache verify`.
+#[derive(Debug, Args)]
+pub(crate) struct CacheVerify {
+    /// Set damaged objects aside and forget the steps that need them: builds do those again
+    #[arg(long)]
+    pub(crate) repair: bool,
+    /// Where the cache is.
+    #[command(flatten)]
+    pub(crate) info: CacheInfo,
 }
 
 /// `kiln cache pull`.

@@ -21,8 +21,8 @@ use kiln_engine::source::Mirror;
 
 pub(crate) use bench::{Bench, Scenario};
 pub(crate) use cache::{
-    CacheClean, CacheCommand, CacheExport, CacheImport, CacheInfo, CachePull, CachePush, CacheRm,
-    ExportFormat,
+    CacheClean, CacheCommand, CacheExport, CacheGc, CacheImport, CacheInfo, CachePull, CachePush,
+    CacheRm, CacheVerify, ExportFormat, ListBy,
 };
 
 pub(crate) use self::docker::Docker;

@@ -45,7 +45,10 @@ fn image(text: &str) -> Result<ImageName, Failure> {
     let transport = ["oci", "oci-archive", "docker-archive"]
         .into_iter()
         .find_map(|transport| Some((transport, text.strip_prefix(transport)?.strip_prefix(':')?)));
-    let is_path = |rest: &str| rest.starts_with(['/', '.', '~']);
+    let is_path = |rest: &str| {
+        let starts = ["/", "./", "../", "~/"];
+        starts.iter().any(|start| rest.starts_with(start))
+    };
     let text = match transport {
         Some((transport, rest)) if !is_path(rest) => format!("{transport}:./{rest}"),
         _ => text.to_owned(),
@@ -128,6 +131,7 @@ mod tests {
             tag: tag.map(str::to_owned),
         };
         assert_eq!(image("oci:out").unwrap(), layout("out", None));
+        assert_eq!(image("oci:.out").unwrap(), layout(".out", None));
         assert_eq!(image("oci:./out:1.0").unwrap(), layout("out", Some("1.0")));
         assert!(matches!(
             image("docker-archive:a.tar").unwrap(),

@@ -16,6 +16,7 @@ use kiln_engine::sbom::Options as SbomOptions;
 use crate::args::{Common, Docker, Sources};
 use crate::failure::Failure;
 use crate::guest;
+use crate::units;
 
 /// Where a Docker engine listens unless `DOCKER_HOST` says otherwise.
 const DOCKER_SOCKET: &str = "/var/run/docker.sock";
@@ -48,6 +49,7 @@ pub(super) fn request(
         decompress_kernel: false,
         sbom: Some(SbomOptions::default()),
         docker: None,
+        cache_max: cache_max()?,
         pull: common.sources.pull,
         network,
         program: program(),
@@ -130,6 +132,24 @@ pub(super) fn cache_directory(named: Option<&Path>) -> Result<PathBuf, Failure> 
                 "choose one with --cache DIR or KILN_CACHE",
             )
         })
+}
+
+/// What the cache may take without being asked, in bytes.
+const CACHE_MAX: u64 = 32_000_000_000;
+
+/// Returns `KILN_CACHE_MAX_SIZE`, in bytes; none when it is 0: then nothing is collected unasked.
+pub(super) fn cache_max() -> Result<Option<u64>, Failure> {
+    let Some(text) = env::var_os("KILN_CACHE_MAX_SIZE").filter(|text| !text.is_empty()) else {
+        return Ok(Some(CACHE_MAX));
+    };
+    let text = text.to_string_lossy();
+    let bytes = units::size(&text).map_err(|error| {
+        Failure::usage(
+            format!("KILN_CACHE_MAX_SIZE={text}: {error}"),
+            "0 is no limit",
+        )
+    })?;
+    Ok(Some(bytes).filter(|bytes| *bytes > 0))
 }
 
 pub(super) fn network(sources: &Sources) -> Result<Network, Failure> {

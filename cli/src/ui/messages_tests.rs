@@ -256,6 +256,7 @@ fn request(texts: &[&[u8]]) -> Request {
         guest: None,
         docker: None,
         network: Network::default(),
+        cache_max: None,
         program: String::new(),
     }
 }

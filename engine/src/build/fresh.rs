@@ -31,8 +31,20 @@ pub(super) struct Inputs {
     pub(super) packages: Vec<Resolved>,
 }
 
-/// Returns the key of a request's meaning; none when it means something else every time.
+/// Returns the key of a request's stamp; none when it means something else every time.
 fn key(request: &Request) -> Option<Key> {
+    let dated = request
+        .sbom
+        .as_ref()
+        .is_some_and(|sbom| sbom.created.is_some());
+    // An engine's images change without any file that could be looked at.
+    let stampable =
+        !dated && request.docker.is_none() && !matches!(request.destination, Destination::Stdout);
+    stampable.then(|| system(request)).flatten()
+}
+
+/// Returns the key of a request's meaning, where that can be told.
+pub(super) fn system(request: &Request) -> Option<Key> {
     let absolute = |path: &Path| std::path::absolute(path).ok();
     let bytes = |path: &Path| path.as_os_str().as_encoded_bytes().to_vec();
     let descriptions: Option<Vec<_>> = request
@@ -47,11 +59,7 @@ fn key(request: &Request) -> Option<Key> {
         })
         .collect();
     let sbom = request.sbom.as_ref();
-    // An engine's images change without any file that could be looked at.
-    if sbom.is_some_and(|sbom| sbom.created.is_some()) || request.docker.is_some() {
-        return None;
-    }
-    let mut key = KeyBuilder::new("build", 3)
+    let mut key = KeyBuilder::new("build", 4)
         .field("program", &request.program)
         .list("descriptions", descriptions?)
         .list(
@@ -65,6 +73,8 @@ fn key(request: &Request) -> Option<Key> {
             sbom.iter()
                 .flat_map(|sbom| [sbom.format.name(), sbom.file.as_str()]),
         )
+        // Stamps end with the epoch of their cache.
+        .field("cache", bytes(&absolute(&request.cache)?))
         // Sources of files are relative to it.
         .field("directory", bytes(&std::env::current_dir().ok()?));
     match &request.destination {
@@ -74,7 +84,7 @@ fn key(request: &Request) -> Option<Key> {
                 .field("name", name);
         }
         Destination::File(path) => key = key.field("file", bytes(&absolute(path)?)),
-        Destination::Stdout => return None,
+        Destination::Stdout => key = key.field("file", "-"),
     }
     Some(key.finish())
 }
@@ -84,12 +94,14 @@ pub(super) fn fresh(request: &Request) -> Option<Report> {
     if request.pull {
         return None;
     }
-    let stamp = Cache::read_stamp(&request.cache, &key(request)?)?;
+    let key = key(request)?;
+    let stamp = Cache::read_stamp(&request.cache, &key)?;
     stamp.check().ok()?;
     let kept: Kept = serde_json::from_slice(&stamp.payload).ok()?;
     if !kept.packages.iter().all(Resolved::holds) {
         return None;
     }
+    Cache::use_stamp(&request.cache, &key);
     Some(Report {
         outputs: kept
             .outputs

@@ -4,6 +4,7 @@
 //! environment already filled in by the caller. Leaves: outputs on disk and a [`Report`].
 
 mod fresh;
+mod keep;
 mod migrate;
 mod packages;
 mod plan;
@@ -18,7 +19,7 @@ use std::io::{self, Read, Write};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use kiln_cache::{Cache, CacheError};
 
@@ -181,6 +182,8 @@ pub struct Request {
     pub docker: Option<PathBuf>,
     /// Registries and mirrors.
     pub network: Network,
+    /// The size in bytes that the cache is kept below, by a collection after a build.
+    pub cache_max: Option<u64>,
     /// Identifies the program: another program rebuilds rather than trusts an old stamp.
     pub program: String,
 }
@@ -354,8 +357,8 @@ pub fn run(
             Err(error) => return Err(error),
             Ok(mut report) => {
                 report.duration = began.elapsed();
-                // Only the order of a later collection depends on it.
-                if let Err(error) = cache.touch(&used(request, &report)) {
+                // The outputs are there: what goes wrong now is none of theirs.
+                if let Err(error) = keep::keep(request, &cache, &report) {
                     listener.event(&Event::Warning(error.to_string()));
                 }
                 return Ok(report);
@@ -378,28 +381,6 @@ impl Write for Stream<'_> {
 
     fn flush(&mut self) -> io::Result<()> {
         self.inner.flush()
-    }
-}
-
-/// Returns what the catalogue is told of a finished build.
-fn used(request: &Request, report: &Report) -> kiln_cache::Build {
-    let now = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default();
-    let name = request.descriptions.last().map(Description::name);
-    let name = name.unwrap_or_default();
-    let label = name.rsplit('/').next().unwrap_or_default();
-    kiln_cache::Build {
-        at_ns: i64::try_from(now.as_nanos()).unwrap_or(i64::MAX),
-        duration_ns: u64::try_from(report.duration.as_nanos()).unwrap_or(u64::MAX),
-        label: label.to_owned(),
-        actions: report
-            .graph
-            .nodes
-            .iter()
-            .filter_map(|node| node.key)
-            .collect(),
-        payload: Vec::new(),
     }
 }
 

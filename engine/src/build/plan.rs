@@ -119,6 +119,10 @@ pub(super) fn plan_with(
     let cache = std::path::absolute(&request.cache).map_err(BuildError::file(&request.cache))?;
     planner.look_at(&Cache::epoch_file(&cache));
     let plan = planner.plan(spec)?;
+    if planner.engine.is_some() && planner.has_layouts {
+        let text = "volumes with format: oci do not come from the Docker engine";
+        listener.event(&Event::Warning(text.to_owned()));
+    }
     let registry = planner.registry;
     Ok(Planned {
         plan: Arc::new(plan),
@@ -271,6 +275,7 @@ struct Planner<'a> {
     engine: Option<Arc<DockerEngine>>,
     /// Images that an engine is asked for, by name: each is asked for once.
     engine_images: BTreeMap<String, Arc<EngineImage>>,
+    has_layouts: bool,
     now: i64,
 }
 
@@ -289,6 +294,7 @@ impl<'a> Planner<'a> {
             registry,
             engine: engine(request),
             engine_images: BTreeMap::new(),
+            has_layouts: false,
             now: i64::try_from(now).unwrap_or(i64::MAX),
         }
     }
@@ -368,7 +374,10 @@ impl<'a> Planner<'a> {
         let format = volume.format.as_deref().copied().unwrap_or_default();
         Ok(match format {
             VolumeFormat::Filesystem => VolumeContent::Files(self.origin(image)?),
-            VolumeFormat::Oci => VolumeContent::Layout(Arc::new(self.layout(image, volume)?)),
+            VolumeFormat::Oci => {
+                self.has_layouts = true;
+                VolumeContent::Layout(Arc::new(self.layout(image, volume)?))
+            }
         })
     }
 

@@ -204,6 +204,9 @@ impl Images<'_> {
         for old in &others {
             self.cache.remove_action(&old.key())?;
         }
+        if !others.is_empty() {
+            self.cache.new_epoch()?;
+        }
         self.record(&records)?;
         self.release(&others)?;
         Ok(Some(Pulled {

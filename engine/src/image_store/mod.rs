@@ -29,7 +29,6 @@ pub use list::Listed;
 pub use name::Name;
 pub use pull::Pulled;
 pub use push::{PushOptions, Pushed};
-pub use remove::Removed;
 pub use send::SendOptions;
 
 use crate::build::{BuildError, Network};

@@ -180,6 +180,11 @@ pub(super) struct Local {
 }
 
 impl Local {
+    /// Tells whether the cache has a document that lists them all, and nothing else.
+    pub(super) const fn is_whole(&self) -> bool {
+        self.whole.is_some()
+    }
+
     /// Returns all that the entries lead to.
     pub(super) fn gathered(&self, store: &Store<'_>) -> Result<Vec<Gathered>, SourceErrorKind> {
         let digests = self.entries.iter().filter_map(digest_of);

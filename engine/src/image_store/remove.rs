@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeSet, HashSet};
 
-use kiln_cache::{Digest, Key};
+use kiln_cache::{Digest, Key, Loose, Swept};
 
 use super::list::keys;
 use super::name::{self, Name};
@@ -13,22 +13,6 @@ use super::{Images, failed};
 use crate::build::BuildError;
 use crate::source::http::HttpError;
 use crate::source::{ImageSource, Reference, SourceErrorKind};
-
-/// What was removed.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Removed {
-    /// Objects that are gone.
-    pub objects: u64,
-    /// Their bytes.
-    pub bytes: u64,
-}
-
-impl std::ops::AddAssign for Removed {
-    fn add_assign(&mut self, other: Self) {
-        self.objects += other.objects;
-        self.bytes += other.bytes;
-    }
-}
 
 impl Images<'_> {
     /// Removes a name, for all platforms. `published` keeps it unless its registry has the same;
@@ -40,7 +24,7 @@ impl Images<'_> {
         &self,
         reference: &Reference,
         published: bool,
-    ) -> Result<Option<Removed>, BuildError> {
+    ) -> Result<Option<Swept>, BuildError> {
         let names = self.named(reference)?;
         if published && !self.is_published(&names)? {
             return Ok(None);
@@ -87,10 +71,9 @@ impl Images<'_> {
     }
 
     /// Removes what belongs to images whose records are gone, and to nothing else.
-    pub(super) fn release(&self, gone: &[Name]) -> Result<Removed, BuildError> {
-        let mut removed = Removed::default();
+    pub(super) fn release(&self, gone: &[Name]) -> Result<Swept, BuildError> {
         if gone.is_empty() {
-            return Ok(removed);
+            return Ok(Swept::default());
         }
         let cache = &self.cache;
         let mut loose = keys(cache, gone)?;
@@ -110,29 +93,27 @@ impl Images<'_> {
         let needed = self.needed_by_others(&loose)?;
         loose.retain(|key| !needed.contains(key));
 
-        let mut objects: BTreeSet<(Digest, u64)> = BTreeSet::new();
-        let mut used: HashSet<Digest> = cache.held_objects()?;
-        cache.each_action(|key, action, _| {
+        let mut used: HashSet<Digest> = HashSet::new();
+        let mut going = Vec::new();
+        cache.each_action(|key, action, since_ns| {
             let Some(action) = action else { return Ok(()) };
-            let outputs = action.outputs.iter();
+            let objects = action.outputs.iter().map(|output| output.1);
             if loose.contains(&key) {
-                objects.extend(outputs.map(|(_, digest, size)| (*digest, *size)));
+                let objects = objects.collect();
+                going.push(Loose {
+                    key,
+                    since_ns,
+                    objects,
+                });
             } else {
-                used.extend(outputs.map(|(_, digest, _)| *digest));
+                used.extend(objects);
             }
             Ok(())
         })?;
-        // Records first: a crash in between leaves objects nobody names, never names of nothing.
-        for key in &loose {
-            cache.remove_action(key)?;
+        for action in &mut going {
+            action.objects.retain(|digest| !used.contains(digest));
         }
-        for (digest, size) in objects {
-            if !used.contains(&digest) && cache.remove_object(&digest)? {
-                removed.objects += 1;
-                removed.bytes += size;
-            }
-        }
-        Ok(removed)
+        Ok(cache.sweep(&going, &[])?)
     }
 
     /// Returns those of `loose` that a step outside of them was made from.

@@ -140,6 +140,11 @@ impl Images<'_> {
             });
         }
         let local = self.entries(&store, &names).map_err(fail)?;
+        if !local.is_whole() {
+            let text = "the cache does not have all that the name leads to";
+            let error = StepError::new(format!("image {}", own.key()), text);
+            return Err(error.hint(INCOMPLETE).into());
+        }
         Ok(Parcel {
             top: local.document(&[]),
             gathered: local.gathered(&store).map_err(fail)?,

@@ -124,10 +124,13 @@ pub(crate) fn stream(
     Ok(action(digest, object, size))
 }
 
-/// Returns the object of a blob that the cache has, whole.
+/// Returns the object of a blob that the cache has, whole, and holds it.
 pub(crate) fn object(cache: &Cache, digest: &Sha256) -> Result<Option<Digest>, CacheError> {
     let action = cache.action(&blob_key(digest))?;
     let output = action.and_then(|action| action.outputs.first().cloned());
+    if let Some((_, object, _)) = &output {
+        cache.hold(&[*object])?;
+    }
     Ok(output
         .filter(|(_, object, size)| cache.has_object_sized(object, *size))
         .map(|(_, object, _)| object))

@@ -149,13 +149,31 @@ impl<R: Read> Verified<R> {
             digest: blob.digest,
         }
     }
+
+    fn found(&self) -> Sha256 {
+        Sha256::from_bytes(self.hasher.clone().finalize().into())
+    }
+
+    fn is_wrong(&self) -> bool {
+        self.found() != self.digest
+    }
+
+    fn other_digest(&self) -> io::Error {
+        let (digest, found) = (self.digest, self.found());
+        let text = format!("blob {digest}: the digest of its bytes is {found}");
+        io::Error::new(io::ErrorKind::InvalidData, text)
+    }
 }
 
 impl<R: Read> Read for Verified<R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let read = self.inner.read(buffer)?;
         if read == 0 {
-            return Ok(0);
+            // Of no bytes there is no last one to hold back.
+            return match self.left == 0 && self.is_wrong() {
+                true => Err(self.other_digest()),
+                false => Ok(0),
+            };
         }
         self.hasher.update(&buffer[..read]);
         let Some(left) = self.left.checked_sub(read as u64) else {
@@ -163,14 +181,10 @@ impl<R: Read> Read for Verified<R> {
             return Err(io::Error::new(io::ErrorKind::InvalidData, text));
         };
         self.left = left;
-        if left == 0 {
-            let found = Sha256::from_bytes(self.hasher.clone().finalize().into());
-            if found != self.digest {
-                let text = format!("blob {}: the digest of its bytes is {found}", self.digest);
-                return Err(io::Error::new(io::ErrorKind::InvalidData, text));
-            }
+        match left == 0 && self.is_wrong() {
+            true => Err(self.other_digest()),
+            false => Ok(read),
         }
-        Ok(read)
     }
 }
 
@@ -192,5 +206,8 @@ mod tests {
         let error = pass(b"LAYER", b"layer").unwrap_err().to_string();
         assert!(error.contains("the digest of its bytes is"), "{error}");
         assert!(pass(b"layers", b"layer").is_err());
+        let (digest, size) = (Sha256::of(b"layer"), 0);
+        let mut empty = Verified::new(&b""[..], &Blob { digest, size });
+        assert!(empty.read_to_end(&mut Vec::new()).is_err());
     }
 }

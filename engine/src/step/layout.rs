@@ -27,6 +27,10 @@ use crate::tree::generate::{Body, Node, generate};
 const LAYOUT_VERSION: u32 = 1;
 /// What a lock calls the platform of a whole image.
 pub(crate) const EVERY_PLATFORM: &str = "*";
+/// Architectures that are looked for in an image of which all are wanted.
+const COMMON: &[&str] = &[
+    "amd64", "arm64", "riscv64", "arm", "386", "ppc64le", "s390x",
+];
 /// The marker file, as LinuxKit writes it.
 const MARKER: &str = "{\n\t\t\"imageLayoutVersion\": \"1.0.0\"\n\t}";
 
@@ -77,26 +81,52 @@ impl Layout {
         if self.refresh {
             return Ok(None);
         }
-        let key = name_key(&ImageSource::name(&*self.source), self.first());
-        let name = cache.action(&key)?.as_ref().and_then(Name::read);
-        Ok(name.map(|name| name.top))
+        for platform in self.likely() {
+            let key = name_key(&ImageSource::name(&*self.source), &platform);
+            if let Some(name) = cache.action(&key)?.as_ref().and_then(Name::read) {
+                return Ok(Some(name.top));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Returns the platforms by which the name may be known. Of an index that is wanted whole it
+    /// may be any: the system's own need not be in it.
+    fn likely(&self) -> Vec<Platform> {
+        let mut likely = vec![self.first().clone()];
+        if self.platforms.is_empty() {
+            let common = COMMON.iter().map(|it| Platform::new("linux", it, None));
+            likely.extend(common);
+        }
+        likely
     }
 
     /// Asks the source what the name leads to, and keeps it.
     fn look_up(&self, cache: &Cache) -> Result<Sha256, SourceErrorKind> {
-        let found = self.source.locate(self.first());
-        let found = match (self.source.top(), found) {
-            (Some((top, _)), Ok(found)) => (top, Some(found)),
-            // An index need not have the platform it was asked for.
-            (Some((top, _)), Err(_)) => (top, None),
-            (None, Ok(found)) => (found.manifest, Some(found)),
-            (None, Err(error)) => return Err(*error.kind),
+        let mut missing = None;
+        let mut located = None;
+        for platform in self.likely() {
+            match self.source.locate(&platform) {
+                Ok(found) => {
+                    located = Some((platform, found));
+                    break;
+                }
+                Err(error) if matches!(*error.kind, SourceErrorKind::NoPlatform { .. }) => {
+                    missing.get_or_insert(*error.kind);
+                }
+                Err(error) => return Err(*error.kind),
+            }
+        }
+        let top = match (self.source.top(), &located, missing) {
+            (Some((top, _)), _, _) => top,
+            (None, Some((_, found)), _) => found.manifest,
+            (None, None, Some(kind)) => return Err(kind),
+            (None, None, None) => unreachable!("one platform at least was asked for"),
         };
-        let (top, found) = found;
-        if let Some(found) = found.filter(|_| !self.local()) {
+        if let Some((platform, found)) = located.filter(|_| !self.local()) {
             let name = Name {
                 name: ImageSource::name(&*self.source),
-                ..Name::of(self.first(), found, top)
+                ..Name::of(&platform, found, top)
             };
             name.keep(cache).map_err(|error| kept_badly(&error))?;
         }

@@ -1,7 +1,6 @@
 //! `kiln cache clean`: an empty cache, or one without what registries have.
 
-use kiln_cache::Cache;
-use kiln_engine::image_store::Removed;
+use kiln_cache::{Cache, Swept};
 use kiln_engine::source::Reference;
 
 use crate::args::CacheClean;
@@ -26,7 +25,7 @@ pub(super) fn run(arguments: &CacheClean, printer: Printer) -> Result<(), Failur
 
 /// Removes the images that registries have, one by one.
 fn published(arguments: &CacheClean, printer: Printer) -> Result<(), Failure> {
-    let (mut count, mut total) = (0, Removed::default());
+    let (mut count, mut total) = (0, Swept::default());
     super::with_sources(&arguments.sources, printer, |images| {
         for name in images.names()? {
             let Ok(reference) = name.parse::<Reference>() else {

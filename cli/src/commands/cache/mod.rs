@@ -2,30 +2,41 @@
 //! progress and signals.
 
 mod clean;
+mod du;
 mod export;
+mod gc;
 mod import;
 mod info;
 mod ls;
 mod pull;
 mod push;
 mod rm;
+mod verify;
 
 use std::path::Path;
 
+use kiln_cache::{Cache, CacheError};
 use kiln_engine::build::{BuildError, Network};
 use kiln_engine::image_store::Images;
 use kiln_engine::source::Platform;
 
 use super::{build, request};
-use crate::args::{CacheCommand, Sources};
-use crate::failure::Failure;
+use crate::args::{CacheCommand, CacheInfo, ListBy, Sources};
+use crate::failure::{Failure, cache_hint};
 use crate::ui::printer::Printer;
 use crate::ui::progress::Progress;
 
 pub(super) fn run(arguments: &CacheCommand, printer: Printer) -> Result<(), Failure> {
     match arguments {
         CacheCommand::Info(arguments) => info::run(arguments),
-        CacheCommand::Ls(arguments) => ls::run(arguments, printer),
+        CacheCommand::Ls(arguments) => match arguments.by {
+            ListBy::Image => ls::run(&arguments.info, printer),
+            ListBy::System => du::systems(&arguments.info),
+            ListBy::Size => du::steps(&arguments.info),
+        },
+        CacheCommand::Du(arguments) => du::run(arguments),
+        CacheCommand::Gc(arguments) => gc::run(arguments, printer),
+        CacheCommand::Verify(arguments) => verify::run(arguments, printer),
         CacheCommand::Pull(arguments) => pull::run(arguments, printer),
         CacheCommand::Push(arguments) => push::run(arguments, printer),
         CacheCommand::Import(arguments) => import::run(arguments, printer),
@@ -33,6 +44,19 @@ pub(super) fn run(arguments: &CacheCommand, printer: Printer) -> Result<(), Fail
         CacheCommand::Rm(arguments) => rm::run(arguments, printer),
         CacheCommand::Clean(arguments) => clean::run(arguments, printer),
     }
+}
+
+/// Opens the cache where it is, and returns what `body` finds in it.
+fn with_cache<T>(
+    arguments: &CacheInfo,
+    body: impl FnOnce(&Cache) -> Result<T, CacheError>,
+) -> Result<T, Failure> {
+    let root = request::cache_directory(arguments.cache.as_deref())?;
+    let result = Cache::open(&root).and_then(|cache| body(&cache));
+    result.map_err(|error| {
+        let hint = cache_hint(&error, &root);
+        Failure::failed(error.to_string(), None, Some(hint))
+    })
 }
 
 /// Does something with the images of the cache in `cache`, showing progress.

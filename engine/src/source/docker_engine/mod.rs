@@ -16,6 +16,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use serde::Deserialize;
+use sha2::Digest as _;
 
 pub use self::http::EngineError;
 use self::http::{GaveUp, get};
@@ -25,7 +26,7 @@ use super::manifest::{LayerDescriptor, ResolvedImage};
 use super::oci_layout::OciLayout;
 use super::platform::Platform;
 use super::reference::Reference;
-use super::resolve::check_platform;
+use super::resolve::{Documents, check_platform};
 use super::{ImageSource, Located};
 use crate::digest::Sha256;
 
@@ -114,6 +115,9 @@ impl DockerEngine {
             let message = answer.body.read_all(MESSAGE_MAX);
             return Err(engine(refused(answer.status, message)));
         }
+        if let Some(directory) = path.parent() {
+            fs::create_dir_all(directory).map_err(file)?;
+        }
         let mut output = File::create_new(path).map_err(file)?;
         let (mut buffer, mut done) = (vec![0; BUFFER_BYTES], 0);
         loop {
@@ -179,6 +183,8 @@ pub struct EngineImage {
     /// Where it is otherwise.
     registry: Arc<dyn ImageSource>,
     chosen: Mutex<Option<Chosen>>,
+    /// Whether the engine has it: known without waiting for a transfer.
+    is_engines: AtomicBool,
 }
 
 /// An image that the engine has.
@@ -209,6 +215,7 @@ impl EngineImage {
             reference,
             registry,
             chosen: Mutex::default(),
+            is_engines: AtomicBool::new(false),
         }
     }
 
@@ -237,15 +244,19 @@ impl EngineImage {
                     self.engine.socket.display()
                 )));
             }
-            Err(error) => return Err(self.engine.failed("image".into(), error).of(self.name())),
+            Err(error) => return Err(self.engine.failed("its id".into(), error).of(self.name())),
         };
         let id: Sha256 = found.id.parse().map_err(|_| {
             let text: String = found.id.chars().take(100).collect();
             let error = EngineError::Malformed(format!("the id {text:?} is no digest"));
-            self.engine.failed("image".into(), error).of(self.name())
+            self.engine.failed("its id".into(), error).of(self.name())
         })?;
         let variant = Some(found.variant.as_str()).filter(|variant| !variant.is_empty());
-        let is = Platform::new(&found.os, &found.architecture, variant);
+        // It says what it likes, and people read it.
+        let short = |text: &str| text.chars().take(40).collect::<String>();
+        let variant = variant.map(short);
+        let (os, architecture) = (short(&found.os), short(&found.architecture));
+        let is = Platform::new(&os, &architecture, variant.as_deref());
         let recorded = !found.os.is_empty() && !found.architecture.is_empty();
         if check_platform(recorded.then_some(&is), platform).is_err() {
             return Ok(Asked::Unusable(format!(
@@ -253,6 +264,7 @@ impl EngineImage {
                  the cache or its registry"
             )));
         }
+        self.is_engines.store(true, Ordering::Relaxed);
         *self.lock() = Some(Chosen {
             id,
             path,
@@ -287,7 +299,7 @@ impl EngineImage {
         }
         let fail = |kind: SourceErrorKind| kind.of(self.name());
         let saved = self.engine.save(&chosen.id, &chosen.path, watch);
-        let source = saved.and_then(|()| open(&self.engine, &chosen.path, &chosen.id));
+        let source = saved.and_then(|()| open(&self.engine, &chosen.path, &chosen.id, watch));
         match source {
             Ok(source) => {
                 chosen.saved = Some(source.clone());
@@ -315,6 +327,7 @@ fn open(
     engine: &DockerEngine,
     path: &Path,
     id: &Sha256,
+    watch: &Watch<'_>,
 ) -> Result<Arc<dyn ImageSource>, SourceErrorKind> {
     let archive = DockerArchive::new(path.to_owned(), None);
     let (image, _) = archive.only().map_err(|error| SourceErrorKind::Read {
@@ -324,16 +337,61 @@ fn open(
     })?;
     let config = Sha256::of(&image.config);
     if config == *id {
+        for layer in &image.layers {
+            check_layer(engine, &archive, layer, watch)?;
+        }
         return Ok(Arc::new(archive));
     }
     let layout = OciLayout::archive(path.to_owned(), Some(id.to_string()));
     // With a digest in the tag's place, all below it is verified.
-    match layout.sole() {
-        Ok(_) => Ok(Arc::new(layout)),
-        Err(_) => Err(SourceErrorKind::Digest {
+    match layout.has(id) {
+        true => Ok(Arc::new(layout)),
+        false => Err(SourceErrorKind::Digest {
             what: format!("image {id}"),
             place: engine.place(),
             is: config,
+        }),
+    }
+}
+
+/// Checks a layer against the config that lists it: what is recorded of an id is for ever.
+fn check_layer(
+    engine: &DockerEngine,
+    archive: &DockerArchive,
+    layer: &LayerDescriptor,
+    watch: &Watch<'_>,
+) -> Result<(), SourceErrorKind> {
+    let what = || format!("layer {}", layer.diff_id);
+    if layer.digest != layer.diff_id {
+        return Err(SourceErrorKind::unsupported(
+            what(),
+            "is compressed, and its id does not say how",
+        ));
+    }
+    let fail = |error| SourceErrorKind::Read {
+        what: what(),
+        place: engine.place(),
+        error,
+    };
+    let layer_bytes = archive.layer(layer);
+    let mut bytes = layer_bytes.map_err(|error| fail(io::Error::other(error)))?;
+    let (mut hasher, mut buffer) = (sha2::Sha256::new(), vec![0; BUFFER_BYTES]);
+    loop {
+        if (watch.gave_up)() {
+            return Err(fail(io::Error::other("given up")));
+        }
+        match bytes.read(&mut buffer).map_err(fail)? {
+            0 => break,
+            read => hasher.update(&buffer[..read]),
+        }
+    }
+    let is = Sha256::from_bytes(hasher.finalize().into());
+    match is == layer.diff_id {
+        true => Ok(()),
+        false => Err(SourceErrorKind::Digest {
+            what: what(),
+            place: engine.place(),
+            is,
         }),
     }
 }
@@ -372,6 +430,6 @@ impl ImageSource for EngineImage {
     }
 
     fn is_published(&self) -> bool {
-        self.lock().is_none()
+        !self.is_engines.load(Ordering::Relaxed)
     }
 }

@@ -247,3 +247,48 @@ fn cargo_runs_kiln_and_nothing_else() {
         "{defaults:?}"
     );
 }
+
+#[test]
+fn pipes_and_devices_are_written_to_and_links_stay() {
+    let space = Space::new();
+    space.write("one.yml", "files: [{path: etc/one, contents: \"1\"}]\n");
+    let flags = ["build", "-f", "tar", "one.yml", "-o"];
+    let build = |output: &str| space.kiln(&[&flags[..], &[output]].concat());
+    assert_eq!(build("file.tar").code, Some(0));
+    let expected = fs::read(space.path("file.tar")).unwrap();
+
+    let fifo = space.path("fifo");
+    tool("mkfifo", &[fifo.to_str().unwrap()]);
+    let reader = std::thread::spawn(move || fs::read(fifo).unwrap());
+    let said = build("fifo");
+    assert_eq!(said.code, Some(0), "{}", said.stderr);
+    assert_eq!(reader.join().unwrap(), expected);
+
+    // A link to this process's standard output: what /dev/stdout is.
+    let link = space.path("stdout");
+    std::os::unix::fs::symlink("/proc/self/fd/1", &link).unwrap();
+    let said = build("stdout");
+    assert_eq!(said.code, Some(0), "{}", said.stderr);
+    assert_eq!(said.stdout, expected);
+    assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
+
+    // A link to a file elsewhere.
+    fs::create_dir(space.path("disk")).unwrap();
+    space.write("disk/one.tar", "old");
+    std::os::unix::fs::symlink("disk/one.tar", space.path("one.tar")).unwrap();
+    for _ in 0..2 {
+        let said = build("one.tar");
+        assert_eq!(said.code, Some(0), "{}", said.stderr);
+        assert_eq!(fs::read(space.path("disk/one.tar")).unwrap(), expected);
+        assert!(
+            fs::symlink_metadata(space.path("one.tar"))
+                .unwrap()
+                .is_symlink()
+        );
+    }
+    assert!(build("one.tar").stderr.contains("Fresh"));
+
+    let said = build("/dev/full");
+    assert_eq!(said.code, Some(1), "{}", said.stderr);
+    assert!(said.stderr.contains("/dev/full"), "{}", said.stderr);
+}

@@ -68,6 +68,23 @@ fn the_engine_is_asked_first_every_time() {
     assert_eq!(build(&space, &host, &["--docker", "--pull"]).0, "registry");
     assert_eq!(build(&space, &host, &flags).0, "second");
     assert_eq!(build(&space, &host, &[]).0, "registry");
+    // A volume that keeps a whole image does not come from it, and that is said.
+    let volume = format!("volumes: [{{name: v, image: '{name}', format: oci}}]\n");
+    space.write("volume.yml", &volume);
+    let mut command = space.command();
+    let args = [
+        "build",
+        "--arch",
+        "amd64",
+        "--docker",
+        "-o",
+        "v.tar",
+        "volume.yml",
+    ];
+    let warned = super::support::said(command.args(args).env("DOCKER_HOST", &host));
+    assert_eq!(warned.code, Some(0), "{}", warned.stderr);
+    let text = "volumes with format: oci do not come from the Docker engine";
+    assert!(warned.stderr.contains(text), "{}", warned.stderr);
     drop(docker);
     let (motd, said) = build(&space, &host, &["--docker"]);
     assert_eq!(motd, "registry");

@@ -10,6 +10,7 @@ mod bench;
 mod boot;
 mod build;
 mod cache;
+mod ci;
 mod collect;
 mod companions;
 mod debian;

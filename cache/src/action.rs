@@ -50,7 +50,7 @@ impl Action {
             .map(|value| value.1.as_slice())
     }
 
-    fn encode(&self) -> Vec<u8> {
+    pub(crate) fn encode(&self) -> Vec<u8> {
         let mut out = Encoder::default();
         out.bytes(self.kind.as_bytes());
         out.bytes(self.label.as_bytes());
@@ -73,7 +73,7 @@ impl Action {
         out.finish()
     }
 
-    fn decode(body: &[u8]) -> Option<Self> {
+    pub(crate) fn decode(body: &[u8]) -> Option<Self> {
         let mut body = Decoder::new(body);
         let action = Self {
             kind: body.string()?,
@@ -88,11 +88,30 @@ impl Action {
 }
 
 impl Cache {
-    /// Returns what `key` produced, when that is known.
+    /// Returns what `key` produced, when that is known. A tier is asked when this cache has no
+    /// record of it, or lacks an object that the record names and the tier does not.
     ///
     /// # Errors
     /// When the record exists but cannot be read. A damaged record counts as absent.
     pub fn action(&self, key: &Key) -> Result<Option<Action>> {
+        let own = self.own_action(key)?;
+        if self.tiers.is_empty() || own.as_ref().is_some_and(|own| self.complete(own)) {
+            return Ok(own);
+        }
+        let complete = |action: &Action| self.complete(action);
+        let other = self.from_tiers(|tier, _| Ok(tier.own_action(key)?.filter(complete)));
+        // Whole by itself, it is kept: what was decided once does not change when the tier goes.
+        if let Some(other) = other.as_ref().filter(|other| other.outputs.is_empty()) {
+            match self.put_action(key, other) {
+                Ok(()) | Err(CacheError::Unwritable { .. }) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(other.or(own))
+    }
+
+    /// As [`action`](Self::action), of this cache alone.
+    pub(crate) fn own_action(&self, key: &Key) -> Result<Option<Action>> {
         let bytes = record::read_file(&self.action_path(key))?;
         Ok(bytes.and_then(|bytes| Action::decode(record::unseal(Kind::Action, key, &bytes)?)))
     }

@@ -459,7 +459,7 @@ impl Catalogue<'_> {
         }
         for (key, at_ns) in used {
             // One that is gone is no use to anybody.
-            if let Some(action) = self.cache.action(&key)? {
+            if let Some(action) = self.cache.own_action(&key)? {
                 self.ask(|db| db.put_action(&key, &action, at_ns))?;
             }
         }
@@ -521,7 +521,7 @@ impl Catalogue<'_> {
             for key in db.objects.iter().keys() {
                 let key = key?;
                 let known = key[..].try_into().map(Digest::from_bytes);
-                if known.is_ok_and(|known| !self.cache.has_object(&known)) {
+                if known.is_ok_and(|known| !self.cache.object_path(&known).exists()) {
                     db.objects.remove(key)?;
                 }
             }

@@ -29,10 +29,11 @@ use std::sync::{Mutex, OnceLock};
 use crate::boot::{self, Boot};
 use crate::error::{CacheError, Result};
 use crate::lease::Lease;
+use crate::tier::Tier;
 use crate::{Digest, Key};
 
 /// The format this code writes.
-const FORMAT: u32 = 1;
+pub const FORMAT: u32 = 1;
 
 const DIRECTORIES: &[&str] = &[
     "objects",
@@ -60,6 +61,10 @@ pub struct Cache {
     pub(crate) hashed: Mutex<HashSet<(Digest, u64)>>,
     local: OnceLock<bool>,
     set_aside: Option<PathBuf>,
+    /// Further caches that are only read.
+    pub(crate) tiers: Vec<Tier>,
+    /// Set for those: nothing is written here.
+    pub(crate) is_read_only: bool,
 }
 
 impl Cache {
@@ -70,6 +75,23 @@ impl Cache {
     /// When the directory cannot be made or read, was made by a newer kiln, or is not a cache.
     pub fn open(root: impl Into<PathBuf>) -> Result<Self> {
         Self::open_in(root.into(), Boot::current())
+    }
+
+    /// Opens a cache that is there already; makes and sets aside nothing.
+    ///
+    /// # Errors
+    /// When there is no such directory, or it is not a cache.
+    pub fn open_existing(root: &Path) -> Result<Self> {
+        if let Version::Missing = read_version(root)? {
+            // An empty directory, or one whose maker died, is a cache that holds nothing.
+            if let Some(found) = foreign(root)? {
+                return Err(CacheError::NotACache {
+                    path: root.to_owned(),
+                    found,
+                });
+            }
+        }
+        Ok(Self::at(root.to_owned(), Boot::current(), None))
     }
 
     /// Opens `root` as if in another boot of the machine, which began at `since_ns`. For tests.
@@ -110,6 +132,16 @@ impl Cache {
             hashed: Mutex::default(),
             local: OnceLock::new(),
             set_aside,
+            tiers: Vec::new(),
+            is_read_only: false,
+        }
+    }
+
+    /// Makes the view of a cache that is only read.
+    pub(crate) fn read_only(root: PathBuf, boot: Boot) -> Self {
+        Self {
+            is_read_only: true,
+            ..Self::at(root, boot, None)
         }
     }
 
@@ -156,14 +188,14 @@ impl Cache {
     }
 }
 
-enum Version {
+pub(crate) enum Version {
     /// Not there, or made by a process that died before the first byte.
     Missing,
     Is(u32),
     Damaged,
 }
 
-fn read_version(root: &Path) -> Result<Version> {
+pub(crate) fn read_version(root: &Path) -> Result<Version> {
     let path = root.join("version");
     match fs::read_to_string(&path) {
         Ok(text) if text.is_empty() => Ok(Version::Missing),
@@ -197,20 +229,6 @@ fn fill(root: &Path) -> Result<()> {
     }
     put_file(root, "CACHEDIR.TAG", TAG)?;
     put_file(root, "version", &format!("{FORMAT}\n"))
-}
-
-/// Opens a cache that is there already; makes and sets aside nothing.
-pub(crate) fn open_existing(root: &Path) -> Result<Cache> {
-    if let Version::Missing = read_version(root)? {
-        // An empty directory, or one whose maker died, is a cache that holds nothing.
-        if let Some(found) = foreign(root)? {
-            return Err(CacheError::NotACache {
-                path: root.to_owned(),
-                found,
-            });
-        }
-    }
-    Ok(Cache::at(root.to_owned(), Boot::current(), None))
 }
 
 /// True for the names that a cache gives to files and directories in its root.

@@ -4,7 +4,9 @@
 //! [`object`] holds immutable bytes named by their content; [`record`] is the form of small files:
 //! [`action`] says what a key produced; [`stamp`] is what an unchanged build reads, alone, and
 //! [`file_stamp`] one file in it; [`build`] is what a system was made from.
+//! [`tier`] is another cache that this one reads.
 //! [`lock`] lets two processes do a step once; [`lease`] says who is alive and what they use.
+//! [`archive`] carries a selection of it elsewhere.
 //! [`walk`] and [`info`] look at all of it; [`spool`] and [`catalogue`] remember when it was used.
 //! [`usage`] adds up who uses what, [`collect`] decides what goes, [`sweep`] removes it, and
 //! [`verify`] reads it all.
@@ -36,6 +38,7 @@
 //! ```
 
 pub mod action;
+pub mod archive;
 mod boot;
 pub mod build;
 pub mod catalogue;
@@ -56,11 +59,13 @@ pub mod spool;
 pub mod stamp;
 pub mod sweep;
 mod temporary;
+pub mod tier;
 pub mod usage;
 pub mod verify;
 pub mod walk;
 
 pub use action::Action;
+pub use archive::{ExportError, Exported, ImportError, ImportFailure, Imported};
 pub use build::{Build, Built};
 pub use catalogue::Catalogue;
 pub use collect::{Collected, Limits};
@@ -74,6 +79,7 @@ pub use lock::{KeyLock, lock_file_unless};
 pub use object::{Mapping, Object, ObjectWriter};
 pub use stamp::{Stale, Stamp};
 pub use sweep::{Loose, Swept};
+pub use tier::TierError;
 pub use usage::Usage;
 pub use verify::{Damage, Verified};
 pub use walk::Stored;

@@ -43,6 +43,7 @@ use std::time::{Duration, SystemTime};
 use crate::boot;
 use crate::error::{CacheError, Result, is_damage};
 use crate::temporary::Temporary;
+use crate::tier::Trouble;
 use crate::{Cache, Digest};
 
 /// An object being written. Dropped without [`commit`](Self::commit), it leaves nothing.
@@ -72,6 +73,12 @@ impl ObjectWriter<'_> {
     /// Tells how many bytes are expected in all, for the message when the disk is full.
     pub const fn expect_len(&mut self, bytes: u64) {
         self.expected = bytes;
+    }
+
+    /// Returns the name that it has if it ends here.
+    #[must_use]
+    pub fn digest(&self) -> Digest {
+        self.hasher.finalize().into()
     }
 
     /// Gives the object its name, and holds it.
@@ -117,6 +124,8 @@ pub struct Object {
     digest: Digest,
     file: File,
     len: u64,
+    /// Of an object in a tier: what went wrong there, and whether it can be mapped.
+    tier: Option<(Trouble, bool)>,
 }
 
 impl Object {
@@ -141,17 +150,33 @@ impl Object {
     /// Fills `buffer` from `offset`.
     ///
     /// # Errors
-    /// When the object is shorter, or the system says so.
+    /// When the object is shorter, or the system says so. What cannot be read of a tier is
+    /// [`CacheError::MissingObject`]: the tier is used no more, and the step is to be done again.
     pub fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
-        self.file.read_exact_at(buffer, offset)
+        let read = self.file.read_exact_at(buffer, offset);
+        read.map_err(|error| self.lost(error))
     }
 
-    /// Maps the whole object. For indexes: mapped packs would count as resident memory.
+    /// Maps the whole object. For indexes: mapped packs would count as resident memory. An object
+    /// of a tier on another machine is read instead: a mapping cannot say that it went away.
     ///
     /// # Errors
     /// When the system refuses.
     pub fn map(&self) -> io::Result<Mapping> {
-        map::whole(&self.file, self.len).map(Mapping)
+        let map = match &self.tier {
+            Some((_, false)) => map::copy(&self.file, self.len),
+            _ => map::whole(&self.file, self.len),
+        };
+        map.map(Mapping).map_err(|error| self.lost(error))
+    }
+
+    fn lost(&self, error: io::Error) -> io::Error {
+        let Some((trouble, _)) = &self.tier else {
+            return error;
+        };
+        // Only the first one is told.
+        let _ = trouble.set(format!("object {}: {error}", self.digest));
+        CacheError::MissingObject(self.digest).into_io()
     }
 }
 
@@ -170,6 +195,7 @@ impl Deref for Mapping {
 mod map {
     use std::fs::File;
     use std::io;
+    use std::os::unix::fs::FileExt;
 
     /// Maps a file; an empty one needs no mapping (and `mmap` refuses it).
     pub(super) fn whole(file: &File, len: u64) -> io::Result<Option<memmap2::Mmap>> {
@@ -180,6 +206,17 @@ mod map {
         // writing again. Whoever truncates a file of the cache by hand gets SIGBUS, as with any
         // mapped file.
         unsafe { memmap2::Mmap::map(file) }.map(Some)
+    }
+
+    /// Reads a file into a mapping of no file.
+    pub(super) fn copy(file: &File, len: u64) -> io::Result<Option<memmap2::Mmap>> {
+        if len == 0 {
+            return Ok(None);
+        }
+        let len = usize::try_from(len).map_err(|_| io::ErrorKind::FileTooLarge)?;
+        let mut copy = memmap2::MmapMut::map_anon(len)?;
+        file.read_exact_at(&mut copy, 0)?;
+        copy.make_read_only().map(Some)
     }
 }
 
@@ -250,6 +287,19 @@ impl Cache {
     }
 
     fn open_checked(&self, digest: &Digest, size: Option<u64>) -> Result<Object> {
+        let own = self.open_own(digest, size);
+        if self.tiers.is_empty() || !matches!(own, Err(CacheError::MissingObject(_))) {
+            return own;
+        }
+        let other = self.from_tiers(|tier, trouble| {
+            let mut object = tier.open_own(digest, size)?;
+            object.tier = Some((trouble.clone(), tier.is_local()));
+            Ok(Some(object))
+        });
+        other.map_or(own, Ok)
+    }
+
+    fn open_own(&self, digest: &Digest, size: Option<u64>) -> Result<Object> {
         let path = self.object_path(digest);
         let missing = || CacheError::MissingObject(*digest);
         let file = match File::open(&path) {
@@ -272,6 +322,7 @@ impl Cache {
             digest: *digest,
             file,
             len,
+            tier: None,
         })
     }
 
@@ -291,14 +342,24 @@ impl Cache {
     /// Returns true when the object is there (its content is not looked at).
     #[must_use]
     pub fn has_object(&self, digest: &Digest) -> bool {
-        self.object_path(digest).exists()
+        let has = |cache: &Self| cache.object_path(digest).exists();
+        has(self)
+            || self
+                .from_tiers(|tier, _| Ok(has(tier).then_some(())))
+                .is_some()
     }
 
     /// Returns true when the object is there with this size (its content is not looked at).
     #[must_use]
     pub fn has_object_sized(&self, digest: &Digest, size: u64) -> bool {
-        fs::symlink_metadata(self.object_path(digest))
-            .is_ok_and(|metadata| metadata.is_file() && metadata.len() == size)
+        let has = |cache: &Self| {
+            fs::symlink_metadata(cache.object_path(digest))
+                .is_ok_and(|metadata| metadata.is_file() && metadata.len() == size)
+        };
+        has(self)
+            || self
+                .from_tiers(|tier, _| Ok(has(tier).then_some(())))
+                .is_some()
     }
 
     /// True when the mark says that nothing can have been lost since the object was written.
@@ -343,7 +404,7 @@ impl Cache {
         if Digest::from(hasher.finalize()) != *digest {
             return Ok(false);
         }
-        if !self.mark_verified(digest, file, metadata) {
+        if self.is_read_only || !self.mark_verified(digest, file, metadata) {
             hashed().insert(memo);
         }
         Ok(true)
@@ -362,6 +423,9 @@ impl Cache {
     /// Moves a damaged object away, unless another one has taken its place meanwhile. Where that
     /// is not possible, the next writer of this object replaces it.
     pub(crate) fn quarantine(&self, digest: &Digest, path: &Path, damaged: &Metadata) {
+        if self.is_read_only {
+            return;
+        }
         let directory = self.root().join("quarantine");
         if fs::symlink_metadata(path).is_ok_and(|there| there.ino() == damaged.ino()) {
             let to = directory.join(format!("{digest}-{:016x}", boot::random()));

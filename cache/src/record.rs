@@ -26,6 +26,9 @@ const HEAD_BYTES: usize = MAGIC.len() + KIND_BYTES + 32;
 /// The largest body written or read: 64 MiB, a stamp of some 500,000 files.
 pub const BODY_BYTES_MAX: usize = 64 << 20;
 
+/// The largest file of a record.
+pub(crate) const FILE_BYTES_MAX: usize = HEAD_BYTES + BODY_BYTES_MAX;
+
 /// What a record is about; part of its checksum.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {

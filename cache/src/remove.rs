@@ -48,7 +48,7 @@ impl Cache {
         if !root.exists() {
             return Ok(0);
         }
-        let cache = layout::open_existing(root)?;
+        let cache = Self::open_existing(root)?;
         let info = cache.info()?;
         let others = cache.others()?;
         if others > 0 {

@@ -93,7 +93,7 @@ impl Cache {
             };
             let key = Key::from_bytes(*digest.as_bytes());
             let since = boot::nanoseconds(metadata.ctime(), metadata.ctime_nsec());
-            each(key, self.action(&key)?, since)
+            each(key, self.own_action(&key)?, since)
         })
     }
 }

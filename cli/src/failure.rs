@@ -322,7 +322,8 @@ pub(crate) fn cache_hint(error: &CacheError, cache: &Path) -> String {
 
 /// Says what a collection that keeps the last system alone would give back.
 fn spare(cache: &Path) -> Option<String> {
-    let usage = Cache::open(cache).and_then(|cache| cache.usage()).ok()?;
+    let usage = Cache::open_existing(cache).and_then(|cache| cache.usage());
+    let usage = usage.ok()?;
     let last = usage.systems.first().map_or(0, |system| system.bytes);
     Some(units::size(usage.bytes - last))
 }

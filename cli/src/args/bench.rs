@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 
-use super::{Bill, Docker, Sources, formats};
+use super::{Docker, Made, Sources, formats};
 
 pub(super) const ABOUT: &str = "\
 Measure how fast a system builds: its own, on this machine, as whole processes.
@@ -57,15 +57,12 @@ pub(crate) struct Bench {
     /// Directory to work in [default: the one that holds the cache directory]
     #[arg(long, value_name = "DIR")]
     pub(crate) work: Option<PathBuf>,
-    /// Take the kernel out of its compressed image (gzip, xz, zstd, lz4, lzma)
-    #[arg(long)]
-    pub(crate) decompress_kernel: bool,
     /// Images of a local engine.
     #[command(flatten)]
     pub(crate) docker: Docker,
-    /// What the system is made of.
+    /// What is built.
     #[command(flatten)]
-    pub(crate) bill: Bill,
+    pub(crate) made: Made,
     /// The inputs from elsewhere.
     #[command(flatten)]
     pub(crate) sources: Sources,

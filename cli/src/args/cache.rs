@@ -6,7 +6,8 @@ use std::time::Duration;
 use clap::{Args, Subcommand, ValueEnum};
 use kiln_engine::source::{Platform, Reference};
 
-use super::Sources;
+use super::archive::{CacheKey, EXPORT_ABOUT, Made, Selection};
+use super::{CacheFrom, Sources};
 use crate::units;
 
 /// `kiln cache`.
@@ -26,10 +27,13 @@ pub(crate) enum CacheCommand {
     Pull(CachePull),
     /// Send images to their registries
     Push(CachePush),
-    /// Take in images from a file or directory
+    /// Take in images from a file or directory, or an archive of a cache
     Import(CacheImport),
-    /// Write an image to a file
+    /// Write an image to a file, or a part of the cache
+    #[command(long_about = EXPORT_ABOUT)]
     Export(CacheExport),
+    /// Print a key for a CI provider's cache: the same for the same systems everywhere
+    Key(CacheKey),
     /// Remove images, and what nothing else uses
     Rm(CacheRm),
     /// Remove everything in the cache
@@ -148,7 +152,7 @@ pub(crate) struct CachePush {
 /// `kiln cache import`.
 #[derive(Debug, Args)]
 pub(crate) struct CacheImport {
-    /// OCI layout (directory, or tar) or docker archive; - is standard input
+    /// OCI layout (directory, or tar), docker archive or archive of a cache; - is standard input
     #[arg(value_name = "FILE")]
     pub(crate) file: PathBuf,
     /// Name of the only image, instead of the one it has
@@ -159,35 +163,35 @@ pub(crate) struct CacheImport {
     pub(crate) cache: Option<PathBuf>,
 }
 
-/// What to export to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum ExportFormat {
-    /// Tar of an OCI image layout
-    Oci,
-    /// Docker archive, for `docker load`
-    Docker,
-    /// Tar of the flattened file system
-    Filesystem,
-}
-
 /// `kiln cache export`.
 #[derive(Debug, Args)]
 pub(crate) struct CacheExport {
-    /// Image
-    #[arg(value_name = "NAME")]
-    pub(crate) image: Reference,
-    /// File to write; - is standard output
-    #[arg(long, short = 'o', value_name = "FILE")]
-    pub(crate) outfile: PathBuf,
-    /// Format
-    #[arg(long, value_name = "FORMAT", default_value = "oci")]
-    pub(crate) format: ExportFormat,
+    /// Image; or with --for, --since or --all the file to write, - for standard output
+    #[arg(value_name = "NAME|FILE")]
+    pub(crate) what: PathBuf,
+    /// File to write an image to; - is standard output
+    #[arg(long, short = 'o', value_name = "FILE", conflicts_with = "Selection")]
+    #[arg(required_unless_present = "Selection")]
+    pub(crate) outfile: Option<PathBuf>,
+    /// Which part of the cache.
+    #[command(flatten)]
+    pub(crate) selection: Selection,
+    /// Of an image: oci, docker (for docker load) or filesystem [default: oci]; with --for the
+    /// formats of the build, separated by commas [default: all that were built]
+    #[arg(long, short, value_name = "FORMAT", value_delimiter = ',')]
+    pub(crate) format: Vec<String>,
+    /// How the systems of --for are built.
+    #[command(flatten)]
+    pub(crate) made: Made,
     /// Platform [default: linux and --arch]
     #[arg(long, value_name = "OS/ARCH[/VARIANT]", conflicts_with = "arch")]
     pub(crate) platform: Option<Platform>,
     /// Name of the image in the file [default: NAME]
     #[arg(long, value_name = "NAME")]
     pub(crate) name: Option<Reference>,
+    /// Further caches.
+    #[command(flatten)]
+    pub(crate) cache_from: CacheFrom,
     /// The inputs from elsewhere.
     #[command(flatten)]
     pub(crate) sources: Sources,

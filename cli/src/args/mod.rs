@@ -2,8 +2,10 @@
 //!
 //! Leaves: what was written, checked for form alone. [`crate::commands`] turns it into requests.
 
+mod archive;
 mod bench;
 mod cache;
+mod cache_from;
 mod docker;
 mod metadata;
 mod migrate;
@@ -19,12 +21,14 @@ use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 use kiln_engine::build::Format;
 use kiln_engine::source::Mirror;
 
+pub(crate) use archive::{CacheKey, Made, System};
 pub(crate) use bench::{Bench, Scenario};
 pub(crate) use cache::{
     CacheClean, CacheCommand, CacheExport, CacheGc, CacheImport, CacheInfo, CachePull, CachePush,
-    CacheRm, CacheVerify, ExportFormat, ListBy,
+    CacheRm, CacheVerify, ListBy,
 };
 
+pub(crate) use self::cache_from::CacheFrom;
 pub(crate) use self::docker::Docker;
 pub(crate) use self::sbom::{Bill, Form, Sbom};
 use crate::exit;
@@ -216,6 +220,9 @@ pub(crate) struct Common {
     /// Directory of the outputs; must exist [default: .]
     #[arg(long, value_name = "DIR")]
     pub(crate) dir: Option<PathBuf>,
+    /// Further caches.
+    #[command(flatten)]
+    pub(crate) cache_from: CacheFrom,
     /// The inputs from elsewhere.
     #[command(flatten)]
     pub(crate) sources: Sources,

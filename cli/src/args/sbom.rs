@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 use kiln_engine::sbom::Format;
 
-use super::{Docker, Sources};
+use super::{CacheFrom, Docker, Sources};
 
 pub(super) const ABOUT: &str = "\
 Print a system's bill of materials: what its images and packages say they hold.
@@ -31,6 +31,9 @@ pub(crate) struct Sbom {
     /// Images of a local engine.
     #[command(flatten)]
     pub(crate) docker: Docker,
+    /// Further caches.
+    #[command(flatten)]
+    pub(crate) cache_from: CacheFrom,
     /// The inputs from elsewhere.
     #[command(flatten)]
     pub(crate) sources: Sources,

@@ -8,7 +8,7 @@ use kiln_engine::spec::migrate::{Class, DIFFERENCES, Difference, Finding, PLACES
 use serde_json::{Value, json};
 
 use super::request;
-use crate::args::{Common, Migrate};
+use crate::args::{CacheFrom, Common, Migrate};
 use crate::failure::Failure;
 use crate::ui::diagnostic;
 use crate::ui::printer::{Printer, Style, printable};
@@ -17,6 +17,7 @@ pub(super) fn run(arguments: &Migrate, printer: Printer) -> Result<(), Failure> 
     let common = Common {
         name: None,
         dir: None,
+        cache_from: CacheFrom::default(),
         sources: arguments.sources.clone(),
     };
     let request = request::request(&arguments.files, vec![Format::KernelInitrd], &common)?;

@@ -13,7 +13,7 @@ use std::time::Duration;
 use kiln_engine::build::{Description, Destination, Format, Network, Request, fetch};
 use kiln_engine::sbom::Options as SbomOptions;
 
-use crate::args::{Common, Docker, Sources};
+use crate::args::{CacheFrom, Common, Docker, Made, Sources, System};
 use crate::failure::Failure;
 use crate::guest;
 use crate::units;
@@ -46,6 +46,7 @@ pub(super) fn request(
         guest: guest::for_architecture(&architecture),
         architecture,
         cache,
+        cache_from: cache_from(&common.cache_from),
         decompress_kernel: false,
         sbom: Some(SbomOptions::default()),
         docker: None,
@@ -54,6 +55,38 @@ pub(super) fn request(
         network,
         program: program(),
     })
+}
+
+/// Makes the request of a system that is looked at, and not built.
+pub(super) fn looked_at(
+    system: &System,
+    formats: Vec<Format>,
+    made: &Made,
+    cache_from: &CacheFrom,
+    sources: &Sources,
+) -> Result<Request, Failure> {
+    let common = Common {
+        // No output bears it.
+        name: Some("system".to_owned()),
+        dir: None,
+        cache_from: cache_from.clone(),
+        sources: sources.clone(),
+    };
+    let mut request = request(&system.0, formats, &common)?;
+    request.decompress_kernel = made.decompress_kernel;
+    request.sbom = super::sbom::bill(&made.bill)?;
+    Ok(request)
+}
+
+/// Returns `--cache-from`, else what `KILN_CACHE_FROM` lists. Its empty parts are none.
+pub(super) fn cache_from(named: &CacheFrom) -> Vec<PathBuf> {
+    if !named.cache_from.is_empty() {
+        return named.cache_from.clone();
+    }
+    let listed = env::var_os("KILN_CACHE_FROM").unwrap_or_default();
+    env::split_paths(&listed)
+        .filter(|path| !path.as_os_str().is_empty())
+        .collect()
 }
 
 /// Fetches the descriptions that are no files.

@@ -19,6 +19,7 @@ pub(super) fn run(arguments: &Sbom, printer: Printer) -> Result<(), Failure> {
         // No output bears it.
         name: Some("sbom".to_owned()),
         dir: None,
+        cache_from: arguments.cache_from.clone(),
         sources: arguments.sources.clone(),
     };
     let mut request = request::request(&arguments.files, vec![Output::Tar], &common)?;

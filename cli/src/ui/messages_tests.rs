@@ -56,6 +56,8 @@ const ELSEWHERE: &[&str] = &[
     // No description at all.
     "no YAML file is given",
     "kiln build FILE.yml",
+    // tests/docker.rs
+    "volumes with format: oci do not come from the Docker engine",
 ];
 
 /// Descriptions that are wrong or odd, each in its own way; several where one alone is enough to
@@ -250,6 +252,7 @@ fn request(texts: &[&[u8]]) -> Request {
         destination: Destination::Stdout,
         architecture: "amd64".into(),
         cache: PathBuf::from("/nowhere/kiln"),
+        cache_from: Vec::new(),
         decompress_kernel: false,
         pull: false,
         sbom: None,

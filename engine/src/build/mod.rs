@@ -3,20 +3,27 @@
 //! Enters: YAML files and options, as a person gave them, with every default that comes from the
 //! environment already filled in by the caller. Leaves: outputs on disk and a [`Report`].
 
+mod archive;
 mod fresh;
+mod identity;
 mod keep;
 mod migrate;
 mod packages;
 mod plan;
+mod reach;
+mod tiers;
 mod write;
 
+pub use archive::{Selection, export_archive, import_archive, recognise};
+pub use identity::{cache_key, cache_key_prefix};
 pub use migrate::{Migration, migrate};
 pub(crate) use plan::registry;
 pub use plan::{describe, fetch, merged};
 
 use std::borrow::Cow;
+use std::fs::File;
 use std::io::{self, Read, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
@@ -170,6 +177,8 @@ pub struct Request {
     pub architecture: String,
     /// The cache directory.
     pub cache: PathBuf,
+    /// Further caches, which are only read, in order.
+    pub cache_from: Vec<PathBuf>,
     /// Whether the kernel is taken out of its compressed image.
     pub decompress_kernel: bool,
     /// Whether tags and package indexes are looked up anew.
@@ -336,12 +345,15 @@ pub fn run(
     stdout: &mut dyn Write,
 ) -> Result<Report, BuildError> {
     let began = Instant::now();
+    if let Some(path) = write::stream(&request.destination) {
+        return to_stream(request, path, listener, cancel);
+    }
     write::check(request)?;
     if let Some(mut report) = fresh::fresh(request) {
         report.duration = began.elapsed();
         return Ok(report);
     }
-    let cache = Cache::open(&request.cache)?;
+    let cache = tiers::open(&request.cache, &request.cache_from, listener)?;
     let mut attempt = 1;
     let mut stream = Stream {
         inner: stdout,
@@ -365,6 +377,32 @@ pub fn run(
             }
         }
     }
+}
+
+/// Builds into a device or a pipe: what is there is written to, not replaced by a file.
+fn to_stream(
+    request: &Request,
+    path: &Path,
+    listener: &dyn Listener,
+    cancel: &AtomicBool,
+) -> Result<Report, BuildError> {
+    let file = File::options().write(true).open(path);
+    let mut file = file.map_err(BuildError::output(path))?;
+    let request = Request {
+        destination: Destination::Stdout,
+        ..request.clone()
+    };
+    let mut report = run(&request, listener, cancel, &mut file).map_err(|error| match error {
+        BuildError::Output {
+            path: named,
+            source,
+        } if named == Path::new("-") => BuildError::output(path)(source),
+        other => other,
+    })?;
+    for output in &mut report.outputs {
+        path.clone_into(&mut output.path);
+    }
+    Ok(report)
 }
 
 /// A stream that remembers whether anything was written to it.
@@ -397,6 +435,7 @@ fn once(
     for note in planned.registry.take_notes() {
         listener.event(&Event::Warning(note));
     }
+    tiers::tell_troubles(cache, listener);
     let (result, graph) = run?;
     let (outputs, stamps) = write::write(request, cache, listener, cancel, &result, stdout)?;
     let mut report = Report {
@@ -426,7 +465,7 @@ pub fn sbom(
     stdout: &mut dyn Write,
 ) -> Result<(), BuildError> {
     write::check(request)?;
-    let cache = Cache::open(&request.cache)?;
+    let cache = tiers::open(&request.cache, &request.cache_from, listener)?;
     let planned = plan::plan(request, listener)?;
     let root: Arc<dyn Step> = Arc::new(Materials(planned.plan.clone()));
     let run = run_graph(&cache, listener, cancel, &root);
@@ -452,7 +491,7 @@ pub fn lock(
             "write the description to a file first",
         ));
     };
-    let cache = Cache::open(&request.cache)?;
+    let cache = tiers::open(&request.cache, &request.cache_from, listener)?;
     // What is there already does not count: it is to be renewed.
     let request = Request {
         pull: true,

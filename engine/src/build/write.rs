@@ -5,7 +5,7 @@
 
 use std::fs::{self, File, TryLockError};
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use kiln_cache::{Action, Cache, Digest, Key, KeyBuilder, lock_file_unless};
@@ -69,6 +69,25 @@ pub(super) fn check(request: &Request) -> Result<(), BuildError> {
         }
     }
     Ok(())
+}
+
+/// Returns the path of a destination that is no place for a file: it leads to a device, a pipe or a
+/// socket.
+pub(super) fn stream(destination: &Destination) -> Option<&Path> {
+    let Destination::File(path) = destination else {
+        return None;
+    };
+    let metadata = fs::metadata(path).ok()?;
+    (!metadata.is_file() && !metadata.is_dir()).then_some(path)
+}
+
+/// Returns where a file is written: a link to a file stays, and what it leads to is replaced.
+fn place(path: &Path) -> Result<PathBuf, BuildError> {
+    let is_link = fs::symlink_metadata(path).is_ok_and(|metadata| metadata.is_symlink());
+    match is_link.then(|| fs::canonicalize(path)) {
+        Some(Ok(target)) => Ok(target),
+        _ => std::path::absolute(path).map_err(BuildError::output(path)),
+    }
 }
 
 /// Checks that a file can have this name.
@@ -150,7 +169,7 @@ pub(super) fn write(
             path: path.display().to_string(),
             bytes,
         });
-        let absolute = std::path::absolute(&path).map_err(BuildError::output(&path))?;
+        let absolute = place(&path)?;
         let _lock = lock_directory(&absolute, listener, cancel)?;
         let (written, stamp) = one(cache, &absolute, &segments, &output.segments)?;
         stamps.push(stamp);
@@ -231,7 +250,7 @@ fn remove_stale(
     }
     for suffix in ["-kernel", "-initrd.img", "-cmdline"] {
         let path = directory.join(format!("{name}{suffix}"));
-        let absolute = std::path::absolute(&path).map_err(BuildError::output(&path))?;
+        let absolute = place(&path)?;
         let ours = cache
             .stamp(&note(&absolute))
             .is_some_and(|stamp| stamp.check().is_ok());

@@ -213,6 +213,11 @@ pub(crate) struct Staged {
 impl Staged {
     /// Makes an empty file for the output `path`, and removes what dead builds left there.
     pub(crate) fn create(path: &Path) -> Result<Self, FormatError> {
+        // A rename would put a file in the place of /dev/null.
+        if fs::metadata(path).is_ok_and(|there| !there.is_file() && !there.is_dir()) {
+            let text = "a device, pipe or socket is there (- is standard output)";
+            return Err(FormatError::output("replace", path)(io::Error::other(text)));
+        }
         sweep(path);
         loop {
             let staged = temporary(path);

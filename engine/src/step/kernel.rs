@@ -21,7 +21,7 @@ use crate::tree::unpack::{Options, unpack};
 use crate::tree::{Content, Entry, EntryRef, Kind, Tree, TreePath, TreeWriter};
 
 /// Changes when the same kernel image may give another tree.
-const KERNEL_VERSION: u32 = 2;
+const KERNEL_VERSION: u32 = 3;
 
 /// A kernel and what goes with it.
 pub struct Kernel {
@@ -153,10 +153,13 @@ impl Work {
         };
         let compressor = compressor(&evidence).map_err(self.failed())?;
         let size = |digest: &Digest| cache.open_object(digest).map_or(0, |object| object.len());
+        let made: Vec<Digest> = outputs.iter().map(|output| output.1).collect();
+        let packs = super::own_packs(cache, &made, &[self.tree]).map_err(self.failed())?;
         Ok(Action {
             outputs: outputs
                 .into_iter()
                 .map(|(role, digest)| (role, digest, size(&digest)))
+                .chain(packs)
                 .collect(),
             values: vec![("compressor".into(), compressor.name().into())],
             ..Action::default()

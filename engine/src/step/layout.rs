@@ -12,6 +12,7 @@ use kiln_cache::{Action, Cache, CacheError, Digest, Key, KeyBuilder};
 use serde::Serialize;
 use serde_json::json;
 
+use super::scheduler::NotKept;
 use super::{Known, Lane, Next, Results, Reuse, Step, StepError, Task};
 use crate::digest::Sha256;
 use crate::image_store::fetch::Fetch;
@@ -69,6 +70,13 @@ impl Layout {
         self.platforms.first().unwrap_or(&self.own)
     }
 
+    /// Returns the keys under which the cache may keep what the name leads to.
+    pub(crate) fn name_keys(&self) -> Vec<Key> {
+        let name = ImageSource::name(&*self.source);
+        let likely = self.likely();
+        likely.iter().map(|it| name_key(&name, it)).collect()
+    }
+
     /// Returns what the name leads to, as far as that is known: a digest says so itself, and the
     /// cache keeps what builds, pulls and imports found.
     fn known(&self, cache: &Cache) -> Result<Option<Sha256>, CacheError> {
@@ -81,8 +89,7 @@ impl Layout {
         if self.refresh {
             return Ok(None);
         }
-        for platform in self.likely() {
-            let key = name_key(&ImageSource::name(&*self.source), &platform);
+        for key in self.name_keys() {
             if let Some(name) = cache.action(&key)?.as_ref().and_then(Name::read) {
                 return Ok(Some(name.top));
             }
@@ -225,17 +232,23 @@ impl Step for Contents {
         let context = format!("image {}", layout.name);
         let known = layout
             .known(got.cache)
-            .map_err(StepError::in_context(context))?;
+            .map_err(StepError::in_context(context.clone()))?;
+        if known.is_none() && got.is_recall && !layout.local() {
+            return Err(StepError::new(context, NotKept));
+        }
         let reuse = match known {
             Some(_) => Reuse::Always,
             None => Reuse::Never,
         };
-        let key = KeyBuilder::new("contents", LAYOUT_VERSION)
-            .field("id", self.id().as_bytes())
-            .field("top", known.map(|top| top.to_string()).unwrap_or_default())
-            .finish();
+        let id = self.id();
+        let key = move |top: Option<Sha256>| {
+            KeyBuilder::new("contents", LAYOUT_VERSION)
+                .field("id", id.as_bytes())
+                .field("top", top.map(|top| top.to_string()).unwrap_or_default())
+                .finish()
+        };
         Ok(Next::Run(Task {
-            key,
+            key: key(known),
             lane: Lane::Network,
             reuse,
             work: Box::new(move |scope| {
@@ -254,14 +267,22 @@ impl Step for Contents {
                 }
                 let line = |blob: &Blob| format!("{} {}\n", blob.digest, blob.size);
                 let blobs: String = gathered.blobs.iter().map(line).collect();
-                Ok(Action {
+                let action = Action {
+                    kind: "contents".to_owned(),
+                    label: layout.name.clone(),
                     outputs,
                     values: vec![
                         ("top".into(), top.to_string().into_bytes()),
                         ("blobs".into(), blobs.into_bytes()),
                     ],
                     ..Action::default()
-                })
+                };
+                // Now it is known: whoever asks next finds it.
+                if known.is_none() && !layout.local() {
+                    let kept = scope.cache.put_action(&key(Some(top)), &action);
+                    kept.map_err(StepError::in_context(context()))?;
+                }
+                Ok(action)
             }),
         }))
     }

@@ -18,6 +18,7 @@ pub mod scheduler;
 pub(crate) mod segment;
 pub mod system;
 
+use std::collections::BTreeSet;
 use std::error::Error;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -26,6 +27,7 @@ use kiln_cache::{Action, Cache, CacheError, Digest, Key};
 
 use crate::causes::causes;
 use crate::event::{Event, Listener, StepNumber};
+use crate::tree::{Tree, TreeError};
 
 /// A node of the graph.
 pub trait Step: Send + Sync {
@@ -132,6 +134,8 @@ pub struct Results<'a> {
     pub cache: &'a Cache,
     /// Whoever listens, for warnings.
     pub listener: &'a dyn Listener,
+    /// Nothing is asked but the cache and files of the host.
+    pub(crate) is_recall: bool,
 }
 
 impl Results<'_> {
@@ -202,6 +206,30 @@ impl StepError {
             _ => None,
         })
     }
+}
+
+/// Returns the objects that made trees point into beyond those of the trees they were made from.
+/// They are outputs as well: nothing else keeps them.
+pub(crate) fn own_packs(
+    cache: &Cache,
+    made: &[Digest],
+    from: &[Digest],
+) -> Result<Vec<(String, Digest, u64)>, Box<dyn Error + Send + Sync>> {
+    let packs = |trees: &[Digest]| -> Result<BTreeSet<Digest>, TreeError> {
+        let mut packs = BTreeSet::new();
+        for tree in trees {
+            packs.extend(Tree::open(cache, tree)?.packs());
+        }
+        Ok(packs)
+    };
+    let others = packs(from)?;
+    packs(made)?
+        .difference(&others)
+        .map(|pack| {
+            let size = cache.open_object(pack)?.len();
+            Ok(("pack".to_owned(), *pack, size))
+        })
+        .collect()
 }
 
 /// A result that is one tree.

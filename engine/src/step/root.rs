@@ -16,7 +16,7 @@ use crate::tree::generate::{Body, Node, generate};
 use crate::tree::{Entry, Tree, TreePath};
 
 /// Changes when the tree for the same layers may change.
-const ROOT_VERSION: u32 = 2;
+const ROOT_VERSION: u32 = 3;
 
 const RESOLV_CONF: &[u8] = b"\n# no resolv.conf configured\n";
 const HOSTS: &[u8] = b"127.0.0.1       localhost\n\
@@ -153,8 +153,12 @@ impl Step for Root {
                 let finish =
                     finish(scope.cache, purpose).map_err(StepError::in_context(context.clone()))?;
                 let tree = flatten(scope.cache, &layers, &finish)
+                    .map_err(StepError::in_context(context.clone()))?;
+                let packs = super::own_packs(scope.cache, &[tree.0], &layers)
                     .map_err(StepError::in_context(context))?;
-                Ok(super::tree_action(tree))
+                let mut action = super::tree_action(tree);
+                action.outputs.extend(packs);
+                Ok(action)
             }),
         }))
     }

@@ -76,6 +76,11 @@ struct Job {
     before: Option<Action>,
 }
 
+/// A step's result that is wanted from the cache, which has none.
+#[derive(Debug, thiserror::Error)]
+#[error("its result is not in the cache")]
+pub struct NotKept;
+
 /// Runs `root` and everything it needs.
 ///
 /// # Errors
@@ -85,6 +90,29 @@ pub fn run(
     listener: &dyn Listener,
     cancel: &AtomicBool,
     root: &Arc<dyn Step>,
+) -> Result<(Arc<Action>, Graph), RunError> {
+    run_with(cache, listener, cancel, root, false)
+}
+
+/// As [`run`], with what the cache has. Only files of the host are looked at again.
+///
+/// # Errors
+/// [`NotKept`] for the first step that would have to be done.
+pub fn recall(
+    cache: &Cache,
+    listener: &dyn Listener,
+    cancel: &AtomicBool,
+    root: &Arc<dyn Step>,
+) -> Result<(Arc<Action>, Graph), RunError> {
+    run_with(cache, listener, cancel, root, true)
+}
+
+fn run_with(
+    cache: &Cache,
+    listener: &dyn Listener,
+    cancel: &AtomicBool,
+    root: &Arc<dyn Step>,
+    is_recall: bool,
 ) -> Result<(Arc<Action>, Graph), RunError> {
     let (done_sender, done) = mpsc::channel::<Finished>();
     let (network_sender, network) = mpsc::channel::<Job>();
@@ -97,6 +125,7 @@ pub fn run(
             listener,
             cancel,
             stop: &stop,
+            is_recall,
         };
         let mut started_threads = 0;
         let mut spawn_network = || {
@@ -145,6 +174,8 @@ struct Worker<'a> {
     listener: &'a dyn Listener,
     cancel: &'a AtomicBool,
     stop: &'a AtomicBool,
+    /// Nothing is done that the cache would keep.
+    is_recall: bool,
 }
 
 impl Worker<'_> {
@@ -349,6 +380,7 @@ impl<'a> Loop<'a> {
             find: &find,
             cache: self.worker.cache,
             listener: self.worker.listener,
+            is_recall: self.worker.is_recall,
         };
         match step.next(&results)? {
             Next::Done(action) => self.settle(node, action, Outcome::Cached, Duration::ZERO),
@@ -380,6 +412,9 @@ impl<'a> Loop<'a> {
                 match known {
                     Some(action) if task.reuse == Reuse::Always => {
                         self.settle(node, action, Outcome::Cached, Duration::ZERO);
+                    }
+                    _ if self.worker.is_recall && task.reuse != Reuse::Never => {
+                        return Err(StepError::new(format!("{} {label}", step.kind()), NotKept));
                     }
                     before => {
                         let needs = &self.graph.nodes[node].needs;

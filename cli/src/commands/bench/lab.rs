@@ -186,6 +186,8 @@ impl Lab<'_> {
         let place = self.path(place);
         let mut command = Command::new(&self.kiln);
         command
+            // A cold build with a full cache behind it is none.
+            .env_remove("KILN_CACHE_FROM")
             .args(["build", "--json", "--name", &self.name, "--dir"])
             .arg(place.join("out"))
             .arg("--cache")

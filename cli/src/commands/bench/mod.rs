@@ -33,7 +33,7 @@ use self::report::{Before, Comparison, Report, Row, System};
 use self::rounds::Talk;
 use self::stats::Rounds;
 use super::{build, request};
-use crate::args::{Bench, Common, Scenario};
+use crate::args::{Bench, Bill, CacheFrom, Common, Docker, Form, Made, Scenario, Sources};
 use crate::failure::Failure;
 use crate::ui::printer::Printer;
 
@@ -164,10 +164,11 @@ fn checked(arguments: &Bench) -> Result<Request, Failure> {
     let common = Common {
         name: None,
         dir: None,
+        cache_from: CacheFrom::default(),
         sources: arguments.sources.clone(),
     };
     let mut request = request::request(&arguments.files, formats, &common)?;
-    request.sbom = super::sbom::bill(&arguments.bill)?;
+    request.sbom = super::sbom::bill(&arguments.made.bill)?;
     request.docker = request::docker(arguments.docker)?;
     Ok(request)
 }
@@ -186,30 +187,51 @@ fn flags(arguments: &Bench, request: &Request) -> Vec<OsString> {
             None => name.into(),
         });
     };
+    // Named one by one, so that none is forgotten that is added.
+    let Sources {
+        pull,
+        arch: _,
+        cache: _,
+        insecure_registry,
+        mirror,
+        ca_file,
+    } = &arguments.sources;
+    let Made {
+        decompress_kernel,
+        bill:
+            Bill {
+                no_sbom,
+                sbom_output,
+                form:
+                    Form {
+                        sbom_format,
+                        sbom_current_time,
+                    },
+            },
+    } = &arguments.made;
+    let Docker { docker } = arguments.docker;
     flag("--arch", Some(request.architecture.clone().into()));
-    let sources = &arguments.sources;
-    for registry in &sources.insecure_registry {
+    for registry in insecure_registry {
         flag("--insecure-registry", Some(registry.into()));
     }
-    for mirror in &sources.mirror {
+    for mirror in mirror {
         let of = mirror.registry.as_ref();
         let of = of.map_or_else(String::new, |registry| format!("{registry}="));
         flag("--mirror", Some(format!("{of}{}", mirror.url).into()));
     }
-    for file in &sources.ca_file {
+    for file in ca_file {
         flag("--ca-file", Some(file.into()));
     }
-    let bill = &arguments.bill;
-    flag("--sbom-format", Some((&bill.form.sbom_format).into()));
-    if let Some(file) = &bill.sbom_output {
+    flag("--sbom-format", Some(sbom_format.into()));
+    if let Some(file) = sbom_output {
         flag("--sbom-output", Some(file.into()));
     }
     for (given, name) in [
-        (sources.pull, "--pull"),
-        (arguments.docker.docker, "--docker"),
-        (arguments.decompress_kernel, "--decompress-kernel"),
-        (bill.no_sbom, "--no-sbom"),
-        (bill.form.sbom_current_time, "--sbom-current-time"),
+        (*pull, "--pull"),
+        (docker, "--docker"),
+        (*decompress_kernel, "--decompress-kernel"),
+        (*no_sbom, "--no-sbom"),
+        (*sbom_current_time, "--sbom-current-time"),
     ] {
         if given {
             flag(name, None);

@@ -1,12 +1,14 @@
 //! `kiln cache`: one file a verb. What they share is here: opening the images of a cache, with
 //! progress and signals.
 
+mod archive;
 mod clean;
 mod du;
 mod export;
 mod gc;
 mod import;
 mod info;
+mod key;
 mod ls;
 mod pull;
 mod push;
@@ -41,6 +43,7 @@ pub(super) fn run(arguments: &CacheCommand, printer: Printer) -> Result<(), Fail
         CacheCommand::Push(arguments) => push::run(arguments, printer),
         CacheCommand::Import(arguments) => import::run(arguments, printer),
         CacheCommand::Export(arguments) => export::run(arguments, printer),
+        CacheCommand::Key(arguments) => key::run(arguments, printer),
         CacheCommand::Rm(arguments) => rm::run(arguments, printer),
         CacheCommand::Clean(arguments) => clean::run(arguments, printer),
     }

@@ -334,3 +334,18 @@ fn a_full_disk_is_told_apart() {
     assert!(error.is_full_disk(), "{error}");
     full.flush().unwrap();
 }
+
+#[test]
+fn what_is_no_file_is_not_replaced() {
+    let directory = tempfile::tempdir().unwrap();
+    let cache = cache(directory.path());
+    let (old, _) = three(&cache);
+    let path = directory.path().join("socket");
+    let _socket = std::os::unix::net::UnixListener::bind(&path).unwrap();
+    let error = assemble(&cache, &old, Target::Path(&path), None).unwrap_err();
+    assert!(
+        error.to_string().contains("a device, pipe or socket"),
+        "{error}"
+    );
+    assert!(!fs::metadata(&path).unwrap().is_file());
+}

@@ -250,7 +250,7 @@ impl Lab<'_> {
         }
         let directory = fs::File::open(self.runner.directory);
         // Without it there is more noise, and nothing else.
-        let _ = directory.map(|directory| rustix::fs::syncfs(directory));
+        let _ = directory.map(rustix::fs::syncfs);
     }
 }
 

@@ -230,7 +230,7 @@ mod tests {
         let (one, two) = (vec![vec![1.0; 20]; 3], vec![vec![2.0; 20]; 9]);
         assert_eq!(ratio(&two, &one).verdict(None), Verdict::TooFewRounds);
         // A round that took no sample is none.
-        let mut four = one.clone();
+        let mut four = one;
         four.push(Vec::new());
         assert_eq!(ratio(&two, &four).verdict(None), Verdict::TooFewRounds);
     }

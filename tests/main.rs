@@ -6,6 +6,7 @@
 
 mod support;
 
+mod bench;
 mod boot;
 mod build;
 mod cache;

@@ -7,6 +7,7 @@ use std::process::{Command, Stdio};
 
 use serde_json::Value;
 
+use super::support::loopback::{Reply, Server};
 use super::support::{Said, Space, read_tar, tool};
 
 fn ok(said: Said) -> String {
@@ -281,4 +282,38 @@ fn a_changed_name_is_news_to_every_system() {
     ok(space.kiln(&["cache", "rm", &name]));
     let said = String::from_utf8(build("two", &[])).unwrap();
     assert!(said.contains("kiln/init"), "{said}");
+}
+
+#[test]
+fn only_what_registries_have_is_cleaned_when_told_so() {
+    let space = Space::new();
+    let registry = space.registry();
+    let denying = Server::start(|_| Reply::status(403));
+    let image = |name: &str| space.image(name).layer(&[("!init", name)]).layout();
+    let (there, private, changed) = (image("there"), image("private"), image("changed"));
+    let published = registry.push(&there, "kiln/there:1");
+    ok(space.kiln(&["cache", "pull", &published]));
+    let denied = format!("{}/kiln/private:1", denying.host());
+    ok(space.kiln(&["cache", "import", "--name", &denied, &private]));
+    // The registry has something else under this name.
+    let other = registry.push(&there, "kiln/changed:1");
+    ok(space.kiln(&["cache", "import", "--name", &other, &changed]));
+    let said = space.kiln(&["cache", "clean", "--published-only"]);
+    assert_eq!(said.code, Some(0), "{}", said.stderr);
+    assert!(said.stderr.contains("1 published image"), "{}", said.stderr);
+    assert!(
+        said.stderr.contains("it stays in the cache"),
+        "{}",
+        said.stderr
+    );
+    let names = listed(&space);
+    let names: Vec<_> = names
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|it| &it["name"])
+        .collect();
+    let mut expected = [denied, other];
+    expected.sort();
+    assert_eq!(names, expected);
 }

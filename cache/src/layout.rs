@@ -222,7 +222,8 @@ fn make(root: &Path) -> Result<()> {
     fill(root)
 }
 
-fn fill(root: &Path) -> Result<()> {
+/// Makes what is missing of a cache; `version` last.
+pub(crate) fn fill(root: &Path) -> Result<()> {
     for directory in DIRECTORIES {
         let path = root.join(directory);
         fs::create_dir_all(&path).map_err(|error| CacheError::unwritable(root, &path, error))?;

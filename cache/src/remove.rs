@@ -57,10 +57,19 @@ impl Cache {
                 processes: others,
             });
         }
-        drop(cache);
         // The version goes first: what a crash leaves is a directory of known names, which the next
-        // opening makes a cache again.
+        // opening makes a cache again; and who opens it from now on makes it anew.
         remove(&root.join("version"))?;
+        // Whoever opened it before that may have begun to write meanwhile.
+        let others = cache.others()?;
+        if others > 0 {
+            layout::fill(root)?;
+            return Err(CacheError::InUse {
+                path: root.to_owned(),
+                processes: others,
+            });
+        }
+        drop(cache);
         for entry in read_dir(root)? {
             let entry = entry.map_err(CacheError::io("read", root))?;
             let name = entry.file_name();

@@ -16,6 +16,8 @@ use crate::source::{LayerDescriptor, Platform, ResolvedImage};
 /// Indexes inside indexes, and documents in all, that are followed.
 const DEPTH_MAX: usize = 4;
 const DOCUMENTS_MAX: usize = 10_000;
+/// Bytes of documents that are kept at once.
+const DOCUMENT_BYTES_MAX: usize = 256 << 20;
 
 /// A blob that is not read here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -83,6 +85,7 @@ pub(crate) fn gather(
         manifest,
         found: Gathered::default(),
         seen: BTreeSet::new(),
+        bytes: 0,
     };
     walk.document(top, stated, None, false, 0)?;
     Ok(walk.found)
@@ -94,6 +97,8 @@ struct Walk<'a> {
     manifest: Option<Sha256>,
     found: Gathered,
     seen: BTreeSet<Sha256>,
+    /// Bytes of what was found.
+    bytes: usize,
 }
 
 impl Walk<'_> {
@@ -117,7 +122,7 @@ impl Walk<'_> {
                 ),
             });
         }
-        let bytes = document(self.from, Kind::Manifest, digest)?;
+        let bytes = self.read(Kind::Manifest, digest)?;
         match parse(&bytes, stated, &what)? {
             Document::Index(entries) => {
                 for entry in &entries {
@@ -141,6 +146,21 @@ impl Walk<'_> {
         }
         self.found.documents.push((*digest, bytes));
         Ok(())
+    }
+
+    fn read(&mut self, kind: Kind, digest: &Sha256) -> Result<Arc<Vec<u8>>, SourceErrorKind> {
+        let bytes = document(self.from, kind, digest)?;
+        self.bytes += bytes.len();
+        match self.bytes <= DOCUMENT_BYTES_MAX {
+            true => Ok(bytes),
+            false => Err(SourceErrorKind::Malformed {
+                what: kind.name(digest),
+                reason: format!(
+                    "all documents together are longer than {} MiB",
+                    DOCUMENT_BYTES_MAX >> 20
+                ),
+            }),
+        }
     }
 
     fn is_wanted(&self, entry: &Descriptor) -> bool {
@@ -170,7 +190,7 @@ impl Walk<'_> {
             self.found.blobs.insert(blob(&manifest.config));
             return Ok(());
         }
-        let bytes = document(self.from, Kind::Config, &manifest.config.digest)?;
+        let bytes = self.read(Kind::Config, &manifest.config.digest)?;
         let stated = parse_config(&bytes, &Kind::Config.name(&manifest.config.digest))?.platform;
         self.found.configs.push((manifest.config.digest, bytes));
         self.found.images.push(Found {

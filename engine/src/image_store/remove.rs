@@ -11,6 +11,7 @@ use super::list::keys;
 use super::name::{self, Name};
 use super::{Images, failed};
 use crate::build::BuildError;
+use crate::event::Event;
 use crate::source::http::HttpError;
 use crate::source::{ImageSource, Reference, SourceErrorKind};
 
@@ -64,6 +65,12 @@ impl Images<'_> {
                     }
                 }
                 Err(error) if is_absent(&error.kind) => return Ok(false),
+                // Whether it is there, nobody here may know: it is not for us to remove.
+                Err(error) if matches!(*error.kind, SourceErrorKind::Denied { .. }) => {
+                    let text = format!("{error}; it stays in the cache");
+                    self.listener.event(&Event::Warning(text));
+                    return Ok(false);
+                }
                 Err(error) => return Err(failed(&name.name, *error.kind)),
             }
         }

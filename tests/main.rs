@@ -6,9 +6,11 @@
 
 mod support;
 
+mod bench;
 mod boot;
 mod build;
 mod cache;
+mod chaos;
 mod ci;
 mod collect;
 mod companions;

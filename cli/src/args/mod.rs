@@ -3,6 +3,7 @@
 //! Leaves: what was written, checked for form alone. [`crate::commands`] turns it into requests.
 
 mod archive;
+mod bench;
 mod cache;
 mod cache_from;
 mod docker;
@@ -21,6 +22,7 @@ use kiln_engine::build::Format;
 use kiln_engine::source::Mirror;
 
 pub(crate) use archive::{CacheKey, Made, System};
+pub(crate) use bench::{Bench, Scenario};
 pub(crate) use cache::{
     CacheClean, CacheCommand, CacheExport, CacheGc, CacheImport, CacheInfo, CachePull, CachePush,
     CacheRm, CacheVerify, ListBy,
@@ -94,6 +96,9 @@ pub(crate) enum Command {
     /// Pin images and packages: write NAME.lock beside the description
     #[command(after_long_help = exit::HELP)]
     Lock(Lock),
+    /// Measure how fast a system builds
+    #[command(long_about = bench::ABOUT, after_long_help = exit::HELP)]
+    Bench(Bench),
     /// Check descriptions made for LinuxKit
     #[command(long_about = migrate::ABOUT)]
     Migrate(Migrate),

@@ -1,5 +1,6 @@
 //! One file per verb. Enters: parsed arguments. Leaves: an exit code, after everything was said.
 
+mod bench;
 mod build;
 mod cache;
 mod lock;
@@ -29,6 +30,7 @@ pub(crate) fn run(arguments: &Arguments) -> ExitCode {
         Command::Build(build) => build::run(build, printer),
         Command::Run(run) => run::run(run, printer),
         Command::Lock(lock) => lock::run(lock, printer),
+        Command::Bench(bench) => bench::run(bench, printer),
         Command::Migrate(migrate) => migrate::run(migrate, printer),
         Command::Push(push) => push::run(push, printer),
         Command::Schema(schema) => schema::run(schema),

@@ -18,7 +18,7 @@ pub use archive::{Selection, export_archive, import_archive, recognise};
 pub use identity::{cache_key, cache_key_prefix};
 pub use migrate::{Migration, migrate};
 pub(crate) use plan::registry;
-pub use plan::{describe, fetch};
+pub use plan::{describe, fetch, merged};
 
 use std::borrow::Cow;
 use std::fs::File;

@@ -138,7 +138,15 @@ pub(super) fn plan_with(
 /// # Errors
 /// When a description cannot be read or is wrong.
 pub fn describe(request: &Request, listener: &dyn Listener) -> Result<String, BuildError> {
-    read(request, listener, &mut Inputs::default()).map(|spec| dry_run(&spec))
+    merged(request, listener).map(|spec| dry_run(&spec))
+}
+
+/// Returns the merged descriptions: nothing is looked up or built.
+///
+/// # Errors
+/// When a description cannot be read or is wrong.
+pub fn merged(request: &Request, listener: &dyn Listener) -> Result<Spec, BuildError> {
+    read(request, listener, &mut Inputs::default())
 }
 
 /// Fetches a description over http or https.

@@ -31,7 +31,8 @@ pub(crate) enum CacheCommand {
     Import(CacheImport),
     /// Write an image to a file, or a part of the cache
     #[command(long_about = EXPORT_ABOUT)]
-    Export(CacheExport),
+    // Many flags: boxed, to be no burden to the others.
+    Export(Box<CacheExport>),
     /// Print a key for a CI provider's cache: the same for the same systems everywhere
     Key(CacheKey),
     /// Remove images, and what nothing else uses

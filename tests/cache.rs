@@ -311,7 +311,7 @@ fn only_what_registries_have_is_cleaned_when_told_so() {
         .as_array()
         .unwrap()
         .iter()
-        .map(|it| &it["name"])
+        .map(|it| it["name"].as_str().unwrap())
         .collect();
     let mut expected = [denied, other];
     expected.sort();

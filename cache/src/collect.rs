@@ -17,13 +17,15 @@ use crate::boot::nanoseconds;
 use crate::error::{CacheError, Result};
 use crate::inventory::{Entry, Inventory, Stored};
 use crate::remove::remove;
-use crate::sweep::{Loose, Swept};
+use crate::sweep::{Loose, Swept, sweeping};
 use crate::walk::read_dir;
-use crate::{Cache, Digest, Key, KeyBuilder};
+use crate::{Cache, Digest, Key};
 
 /// What no action names, or lacks an object, is rubbish when it is this old: whoever writes an
 /// object names it soon.
 const GRACE: Duration = Duration::from_hours(1);
+/// Records of builds and outputs are forgotten after this long whatever the limits.
+const FORGOTTEN: Duration = Duration::from_hours(90 * 24);
 /// How often a build looks whether the cache is too large.
 const LOOK_AGAIN: Duration = Duration::from_mins(1);
 /// Damaged objects are kept this long, for whoever wants to know what happened to them.
@@ -112,7 +114,9 @@ impl Chosen {
                 .is_some_and(|than| inventory.is_older(at_ns, than));
             old || only_builds
         };
-        let forgotten = others.iter().filter(|built| is_old(built.used_ns));
+        let forgotten = others
+            .iter()
+            .filter(|built| is_old(built.used_ns) || inventory.is_older(built.used_ns, FORGOTTEN));
         chosen.builds = forgotten.map(|built| built.key).collect();
 
         let total = inventory.bytes();
@@ -145,15 +149,16 @@ impl Chosen {
 }
 
 impl Cache {
-    /// Removes what the limits do not let stay. Returns `None` when another process is collecting.
+    /// Removes what the limits do not let stay, after whoever else is collecting.
     ///
     /// # Errors
     /// When the cache cannot be read, or something cannot be removed.
-    pub fn collect(&self, limits: &Limits) -> Result<Option<Collected>> {
-        let key = KeyBuilder::new("collection", 1).finish();
-        let Some(lock) = self.lock_key_unless(&key, |_| {}, || true)? else {
-            return Ok(None);
-        };
+    pub fn collect(&self, limits: &Limits) -> Result<Collected> {
+        let _lock = self.lock_key(&sweeping(), |_| {})?;
+        self.collect_alone(limits)
+    }
+
+    fn collect_alone(&self, limits: &Limits) -> Result<Collected> {
         let mut inventory = Inventory::take(self)?;
         inventory.date(self);
         inventory.sort();
@@ -176,7 +181,7 @@ impl Cache {
             for key in &chosen.builds {
                 self.remove_build(key)?;
             }
-            collected.swept = self.sweep(&chosen.loose, &chosen.orphans)?;
+            collected.swept = self.sweep_alone(&chosen.loose, &chosen.orphans)?;
             self.remove_rubbish(&inventory, limits)?;
             if collected.swept.actions > 0
                 && let Ok(catalogue) = self.catalogue()
@@ -188,8 +193,7 @@ impl Cache {
         collected.left_bytes = total - collected.swept.bytes.min(total);
         let max = limits.max_bytes.unwrap_or(u64::MAX);
         collected.over_bytes = collected.left_bytes.saturating_sub(max);
-        drop(lock);
-        Ok(Some(collected))
+        Ok(collected)
     }
 
     /// Collects when the objects take more than `max_bytes` on the disk, down to nine tenths of
@@ -207,8 +211,10 @@ impl Cache {
             return Ok(());
         }
         fs::write(&looked, "").map_err(|error| CacheError::write(&looked, 0, error))?;
-        if self.disk_bytes()? > max_bytes {
-            self.collect(&Limits {
+        if self.disk_bytes()? > max_bytes
+            && let Some(_lock) = self.lock_key_unless(&sweeping(), |_| {}, || true)?
+        {
+            self.collect_alone(&Limits {
                 max_bytes: Some(max_bytes / 10 * 9),
                 ..Limits::default()
             })?;
@@ -243,9 +249,7 @@ impl Cache {
                 remove(&entry.path())?;
             }
         }
-        let Some(unused_for) = limits.unused_for else {
-            return Ok(());
-        };
+        let unused_for = limits.unused_for.unwrap_or(FORGOTTEN).min(FORGOTTEN);
         let kept: HashSet<String> = self
             .builds()?
             .iter()
@@ -253,10 +257,8 @@ impl Cache {
             .collect();
         for entry in read_dir(&self.root().join("builds"))?.flatten() {
             let path = entry.path();
-            let is_kept = path
-                .file_stem()
-                .and_then(|stem| stem.to_str())
-                .is_some_and(|stem| kept.contains(stem));
+            let stem = path.file_stem().and_then(|stem| stem.to_str());
+            let is_kept = stem.is_some_and(|stem| kept.contains(stem));
             let is_stamp = path
                 .extension()
                 .is_some_and(|extension| extension == "stamp");
@@ -264,11 +266,16 @@ impl Cache {
                 && is_stamp
                 && !is_kept
                 && inventory.is_older(changed(&metadata), unused_for)
+                && !stem.is_some_and(|stem| self.holds(stem))
             {
                 remove(&path)?;
             }
         }
-        for entry in read_dir(self.root())?.flatten() {
+        // Another kiln's cache goes only when asked for.
+        for entry in read_dir(self.root())?
+            .flatten()
+            .filter(|_| limits.unused_for.is_some())
+        {
             let is_old = entry.file_name().to_string_lossy().starts_with("old-");
             if let Ok(metadata) = entry.metadata()
                 && is_old
@@ -282,11 +289,20 @@ impl Cache {
     }
 }
 
+impl Cache {
+    /// Tells whether a stamp still says how things are: an output is as it was written.
+    fn holds(&self, name: &str) -> bool {
+        let key = name.parse::<Digest>().ok();
+        let stamp = key.and_then(|key| self.stamp(&Key::from_bytes(*key.as_bytes())));
+        stamp.is_some_and(|stamp| stamp.check().is_ok())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::inventory::{nanos, now_ns};
-    use crate::{Action, Build};
+    use crate::{Action, Build, KeyBuilder};
 
     const KIB: usize = 1 << 10;
 
@@ -350,7 +366,7 @@ mod tests {
     }
 
     fn collect(cache: &Cache, limits: Limits) -> Collected {
-        cache.collect(&limits).unwrap().unwrap()
+        cache.collect(&limits).unwrap()
     }
 
     #[test]
@@ -466,10 +482,13 @@ mod tests {
     fn one_collects_at_a_time() {
         let (room, cache) = filled();
         let other = Cache::open(room.path().join("cache")).unwrap();
-        let key = KeyBuilder::new("collection", 1).finish();
-        let lock = other.lock_key(&key, |_| {}).unwrap();
-        assert_eq!(cache.collect(&Limits::default()).unwrap(), None);
+        let lock = other.lock_key(&sweeping(), |_| {}).unwrap();
+        // A build does not wait for it.
+        cache.collect_beyond(1).unwrap();
+        assert_eq!(left(&cache), "abcd");
         drop(lock);
-        assert!(cache.collect(&Limits::default()).unwrap().is_some());
+        fs::remove_file(cache.root().join("builds/looked")).unwrap();
+        cache.collect_beyond(1).unwrap();
+        assert_eq!(left(&cache), "");
     }
 }

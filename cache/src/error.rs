@@ -165,6 +165,11 @@ pub(crate) fn is_damage(error: &io::Error) -> bool {
         .any(|errno| error.raw_os_error() == Some(errno.raw_os_error()))
 }
 
+/// True when a file was removed on another machine while it was open here (NFS).
+pub(crate) fn is_stale(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(rustix::io::Errno::STALE.raw_os_error())
+}
+
 /// Says how much was to come, when that is known.
 fn and_needed(bytes: u64) -> String {
     match bytes {

@@ -23,7 +23,7 @@ use std::collections::HashSet;
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Mutex, OnceLock};
 
 use crate::boot::{self, Boot};
@@ -54,6 +54,8 @@ const TAG: &str = "Signature: 8a477f597d28d172789f06886806bc55\n\
 pub struct Cache {
     root: PathBuf,
     serial: AtomicU64,
+    /// How often this process waited for a sweep.
+    pub(crate) waited: AtomicU32,
     pub(crate) boot: Boot,
     pub(crate) lease: OnceLock<Lease>,
     /// Objects hashed by this process that it cannot mark (they are another user's, or the medium
@@ -127,6 +129,7 @@ impl Cache {
         Self {
             root,
             serial: AtomicU64::new(0),
+            waited: AtomicU32::new(0),
             boot,
             lease: OnceLock::new(),
             hashed: Mutex::default(),

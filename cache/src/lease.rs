@@ -26,7 +26,7 @@ use std::sync::Mutex;
 use std::time::{Duration, SystemTime};
 
 use crate::boot::{self, Boot};
-use crate::error::{CacheError, Result};
+use crate::error::{CacheError, Result, is_stale};
 use crate::lock::{self, leads_to};
 use crate::{Cache, Digest};
 
@@ -89,7 +89,8 @@ impl Lease {
         &self.name
     }
 
-    fn hold(&self, digests: &[Digest]) -> Result<()> {
+    /// `shared`: others must see it at once, on their machines, too.
+    fn hold(&self, digests: &[Digest], shared: bool) -> Result<()> {
         let mut held = self
             .held
             .lock()
@@ -101,7 +102,10 @@ impl Lease {
         new.sort_unstable();
         new.dedup();
         let bytes: Vec<u8> = new.iter().flat_map(|digest| *digest.as_bytes()).collect();
-        let written = (&self.file).write_all(&bytes);
+        let mut written = (&self.file).write_all(&bytes);
+        if shared && written.is_ok() && !bytes.is_empty() {
+            written = self.file.sync_data();
+        }
         if let Err(error) = written {
             // Half a digest would shift all that follow.
             let whole = MAGIC.len() + 32 * held.len();
@@ -267,13 +271,14 @@ impl Cache {
 
     /// Declares that this process relies on these objects until it closes the cache: no
     /// collection takes them. To be called before looking whether they are there. Where the
-    /// cache is read-only nothing is written, and nobody collects.
+    /// cache is read-only nothing is written: whoever may write there can take what is used here,
+    /// and it is a miss.
     ///
     /// # Errors
     /// When the lease cannot be written.
     pub fn hold(&self, digests: &[Digest]) -> Result<()> {
         match self.lease() {
-            Ok(lease) => lease.hold(digests),
+            Ok(lease) => lease.hold(digests, !self.is_local()),
             Err(CacheError::Unwritable { .. }) => Ok(()),
             Err(error) => Err(error),
         }
@@ -316,15 +321,18 @@ impl Cache {
             let alive = match file.try_lock() {
                 Ok(()) => name.split('-').next() != Some(&self.boot.short()) && !self.is_local(),
                 Err(TryLockError::WouldBlock) => true,
+                // Its owner ended on another machine.
+                Err(TryLockError::Error(error)) if is_stale(&error) => false,
                 Err(TryLockError::Error(error)) => {
                     return Err(CacheError::io("lock", &path)(error));
                 }
             };
             if alive {
                 let mut bytes = Vec::new();
-                file.take(LEASE_BYTES_MAX)
-                    .read_to_end(&mut bytes)
-                    .map_err(CacheError::io("read", &path))?;
+                match file.take(LEASE_BYTES_MAX).read_to_end(&mut bytes) {
+                    Err(error) if is_stale(&error) => continue,
+                    other => other.map_err(CacheError::io("read", &path))?,
+                };
                 held.extend(listed(&bytes));
             }
         }

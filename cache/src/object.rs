@@ -41,7 +41,7 @@ use std::sync::PoisonError;
 use std::time::{Duration, SystemTime};
 
 use crate::boot;
-use crate::error::{CacheError, Result, is_damage};
+use crate::error::{CacheError, Result, is_damage, is_stale};
 use crate::temporary::Temporary;
 use crate::tier::Trouble;
 use crate::{Cache, Digest};
@@ -172,7 +172,10 @@ impl Object {
 
     fn lost(&self, error: io::Error) -> io::Error {
         let Some((trouble, _)) = &self.tier else {
-            return error;
+            return match is_stale(&error) {
+                true => CacheError::MissingObject(self.digest).into_io(),
+                false => error,
+            };
         };
         // Only the first one is told.
         let _ = trouble.set(format!("object {}: {error}", self.digest));
@@ -302,9 +305,19 @@ impl Cache {
     fn open_own(&self, digest: &Digest, size: Option<u64>) -> Result<Object> {
         let path = self.object_path(digest);
         let missing = || CacheError::MissingObject(*digest);
-        let file = match File::open(&path) {
+        let mut opened = File::open(&path);
+        if matches!(&opened, Err(error) if error.kind() == io::ErrorKind::NotFound)
+            && self.comes_back(&path)
+        {
+            opened = File::open(&path);
+        }
+        let file = match opened {
             Ok(file) => file,
-            Err(error) if error.kind() == io::ErrorKind::NotFound || is_damage(&error) => {
+            Err(error)
+                if error.kind() == io::ErrorKind::NotFound
+                    || is_damage(&error)
+                    || is_stale(&error) =>
+            {
                 return Err(missing());
             }
             Err(error) => return Err(CacheError::io("open", &path)(error)),

@@ -15,7 +15,7 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path;
 
-use crate::error::{CacheError, Result, is_damage};
+use crate::error::{CacheError, Result, is_damage, is_stale};
 use crate::{Cache, Digest, Key};
 
 const MAGIC: &[u8; 14] = b"kiln record 1\n";
@@ -25,9 +25,6 @@ const HEAD_BYTES: usize = MAGIC.len() + KIND_BYTES + 32;
 
 /// The largest body written or read: 64 MiB, a stamp of some 500,000 files.
 pub const BODY_BYTES_MAX: usize = 64 << 20;
-
-/// The largest file of a record.
-pub(crate) const FILE_BYTES_MAX: usize = HEAD_BYTES + BODY_BYTES_MAX;
 
 /// What a record is about; part of its checksum.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -84,7 +81,11 @@ pub(crate) fn read_file(path: &Path) -> Result<Option<Vec<u8>>> {
     match read {
         // A longer file is none of ours.
         Ok(len) => Ok((len <= HEAD_BYTES + BODY_BYTES_MAX).then_some(bytes)),
-        Err(error) if error.kind() == io::ErrorKind::NotFound || is_damage(&error) => Ok(None),
+        Err(error)
+            if error.kind() == io::ErrorKind::NotFound || is_damage(&error) || is_stale(&error) =>
+        {
+            Ok(None)
+        }
         Err(error) => Err(CacheError::io("read", path)(error)),
     }
 }

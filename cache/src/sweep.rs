@@ -16,15 +16,28 @@ use std::collections::HashSet;
 use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::Ordering;
+use std::thread;
+use std::time::Duration;
 
 use crate::boot::nanoseconds;
 use crate::error::{CacheError, Result};
 use crate::remove::remove;
-use crate::{Cache, Digest, Key};
+use crate::{Cache, Digest, Key, KeyBuilder};
 
 /// Objects between two looks at the leases: what is moved back was missing only for moments.
 const BATCH: usize = 256;
+
+/// How long to wait for a sweep to bring something back, how often in all: what is missing for
+/// another reason must not cost more than making it again.
+const WAIT: Duration = Duration::from_millis(10);
+const WAITS_MAX: u32 = 50;
+
+/// The lock that one sweep at a time takes.
+pub(crate) fn sweeping() -> Key {
+    KeyBuilder::new("collection", 1).finish()
+}
 
 /// An action that may go.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -66,6 +79,12 @@ impl Cache {
     /// When a file cannot be moved or removed, or a lease cannot be read; what went is gone then,
     /// and nothing that somebody needs with it.
     pub fn sweep(&self, loose: &[Loose], orphans: &[Digest]) -> Result<Swept> {
+        let _lock = self.lock_key(&sweeping(), |_| {})?;
+        self.sweep_alone(loose, orphans)
+    }
+
+    /// As [`sweep`](Self::sweep), for who has the lock.
+    pub(crate) fn sweep_alone(&self, loose: &[Loose], orphans: &[Digest]) -> Result<Swept> {
         let mut swept = Swept::default();
         let mut kept = HashSet::new();
         let of_actions = loose.iter().flat_map(|action| &action.objects);
@@ -120,9 +139,10 @@ impl Cache {
                 Err(error) => return Err(CacheError::io("remove", &from)(error)),
             }
         }
-        let held = self.held_objects()?;
+        // When that cannot be known, everything goes back.
+        let held = self.held_objects();
         for (digest, path, bytes) in away {
-            if held.contains(&digest) {
+            if held.as_ref().map_or(true, |held| held.contains(&digest)) {
                 // Written anew meanwhile, it is the same.
                 let to = self.object_path(&digest);
                 fs::rename(&path, &to).map_err(CacheError::io("keep", &to))?;
@@ -131,7 +151,20 @@ impl Cache {
                 moved.push((path, bytes));
             }
         }
-        Ok(())
+        held.map(drop)
+    }
+
+    /// Tells whether an object that is not there, and that this process holds, comes back: a sweep
+    /// may have moved it away before it saw who holds it.
+    pub(crate) fn comes_back(&self, path: &Path) -> bool {
+        let lock = self.root().join("locks").join(sweeping().to_string());
+        while lock.exists() && self.waited.fetch_add(1, Ordering::Relaxed) < WAITS_MAX {
+            thread::sleep(WAIT);
+            if path.exists() {
+                return true;
+            }
+        }
+        path.exists()
     }
 
     fn is_as_it_was(&self, action: &Loose) -> bool {
@@ -144,7 +177,7 @@ impl Cache {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Action, KeyBuilder};
+    use crate::Action;
 
     fn put(cache: &Cache, name: &str) -> Loose {
         let key = KeyBuilder::new("test", 1).field("name", name).finish();

@@ -4,7 +4,8 @@
 //! are set aside and damaged records removed, so that their steps are done again. Builds find
 //! damage by themselves when they meet it; this is for who wants to know before.
 
-use std::fs::{self, File};
+use std::fs::{self, File, Metadata};
+use std::os::unix::fs::MetadataExt;
 use std::sync::Mutex;
 use std::sync::PoisonError;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -93,14 +94,16 @@ impl Cache {
         if cancel.load(Ordering::Relaxed) {
             return Ok(None);
         }
-        verified
-            .damage
-            .extend(damaged.into_iter().map(Damage::Object));
+        let objects = damaged.iter().map(|(digest, _)| Damage::Object(*digest));
+        verified.damage.extend(objects);
         // Those of damaged objects are found at the next look, when the objects are gone.
         verified.damage.append(&mut lacking);
         if repair {
+            for (digest, metadata) in &damaged {
+                self.put_away(digest, metadata)?;
+            }
             for damage in &verified.damage {
-                self.repair(damage)?;
+                self.forget(damage)?;
             }
         }
         Ok(Some(verified))
@@ -112,10 +115,10 @@ impl Cache {
         threads: usize,
         cancel: &AtomicBool,
         progress: &(dyn Fn(u64, u64) + Sync),
-    ) -> Result<Vec<Digest>> {
+    ) -> Result<Vec<(Digest, Metadata)>> {
         let total: u64 = objects.iter().map(|object| object.size).sum();
         let (next, done) = (AtomicUsize::new(0), Mutex::new(0));
-        let found: Mutex<Result<Vec<Digest>>> = Mutex::new(Ok(Vec::new()));
+        let found: Mutex<Result<Vec<(Digest, Metadata)>>> = Mutex::new(Ok(Vec::new()));
         let lock = || found.lock().unwrap_or_else(PoisonError::into_inner);
         thread::scope(|scope| {
             for _ in 0..threads.max(1) {
@@ -123,11 +126,11 @@ impl Cache {
                     while !cancel.load(Ordering::Relaxed) {
                         let at = next.fetch_add(1, Ordering::Relaxed);
                         let Some(object) = objects.get(at) else { break };
-                        match self.is_right(object) {
-                            Ok(true) => {}
-                            Ok(false) => {
-                                if let Ok(digests) = &mut *lock() {
-                                    digests.push(object.digest);
+                        match self.damaged(object) {
+                            Ok(None) => {}
+                            Ok(Some(metadata)) => {
+                                if let Ok(found) = &mut *lock() {
+                                    found.push((object.digest, metadata));
                                 }
                             }
                             Err(error) => {
@@ -142,39 +145,51 @@ impl Cache {
                 });
             }
         });
-        let mut digests = found.into_inner().unwrap_or_else(PoisonError::into_inner)?;
-        digests.sort_unstable();
-        Ok(digests)
+        let mut found = found.into_inner().unwrap_or_else(PoisonError::into_inner)?;
+        found.sort_unstable_by_key(|(digest, _)| *digest);
+        Ok(found)
     }
 
-    /// Hashes an object; one that was removed meanwhile is nobody's damage.
-    fn is_right(&self, object: &Stored) -> Result<bool> {
+    /// Hashes an object; returns the file when it is wrong. One that was removed meanwhile is
+    /// nobody's damage.
+    fn damaged(&self, object: &Stored) -> Result<Option<Metadata>> {
         let path = self.object_path(&object.digest);
-        let hash = || {
-            let mut hasher = blake3::Hasher::new();
-            hasher.update_reader(File::open(&path)?)?;
-            Ok(Digest::from(hasher.finalize()) == object.digest)
+        let file = match File::open(&path) {
+            Ok(file) => file,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(CacheError::io("open", &path)(error)),
         };
-        match hash() {
-            Err(error) if is_damage(&error) => Ok(false),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(true),
-            other => other.map_err(CacheError::io("read", &path)),
+        let metadata = file.metadata().map_err(CacheError::io("stat", &path))?;
+        let mut hasher = blake3::Hasher::new();
+        match hasher.update_reader(file) {
+            Ok(_) => {}
+            Err(error) if is_damage(&error) => return Ok(Some(metadata)),
+            Err(error) => return Err(CacheError::io("read", &path)(error)),
+        }
+        let is = Digest::from(hasher.finalize());
+        Ok((is != object.digest).then_some(metadata))
+    }
+
+    /// Sets aside the file that was read; another one in its place is a build's, and right.
+    fn put_away(&self, digest: &Digest, damaged: &Metadata) -> Result<()> {
+        let path = self.object_path(digest);
+        self.quarantine(digest, &path, damaged);
+        match fs::symlink_metadata(&path) {
+            // Where it cannot be set aside it cannot stay, either.
+            Ok(there) if there.ino() == damaged.ino() => remove(&path).map(drop),
+            _ => Ok(()),
         }
     }
 
-    fn repair(&self, damage: &Damage) -> Result<()> {
-        let key = match damage {
-            Damage::Object(digest) => {
-                let path = self.object_path(digest);
-                if let Ok(metadata) = fs::symlink_metadata(&path) {
-                    self.quarantine(digest, &path, &metadata);
-                }
-                // Where it cannot be set aside it cannot stay, either.
-                return remove(&path).map(drop);
-            }
-            Damage::Action(key) | Damage::Missing { key, .. } => key,
+    /// Removes a record that is still of no use.
+    fn forget(&self, damage: &Damage) -> Result<()> {
+        let (Damage::Action(key) | Damage::Missing { key, .. }) = damage else {
+            return Ok(());
         };
-        remove(&self.action_path(key)).map(drop)
+        match self.action(key)? {
+            Some(action) if self.complete(&action) => Ok(()),
+            _ => remove(&self.action_path(key)).map(drop),
+        }
     }
 }
 

@@ -20,6 +20,8 @@ use crate::{Action, Cache, Digest, Key};
 /// The largest window of a zstd stream that is read: 16 MiB. Archives are written with 2 MiB.
 pub const WINDOW_LOG_MAX: u32 = 24;
 
+/// The largest record that is believed to be one: a decoded one can be six times as large.
+const ACTION_BYTES_MAX: u64 = 16 << 20;
 /// The longest title that is read.
 const TITLE_BYTES_MAX: usize = 64;
 
@@ -263,7 +265,11 @@ impl<R: Read> Reader<'_, '_, R> {
         let cache = self.cache;
         // Its action comes later: until then nothing else keeps it.
         cache.hold(&[*digest])?;
-        if cache.has_object_sized(digest, size) {
+        // By its name alone: the size is what the archive says.
+        if cache
+            .open_object(digest)
+            .is_ok_and(|there| there.len() == size)
+        {
             return self.content(size, buffer, |_| Ok(()));
         }
         let mut object = cache.object_writer()?;
@@ -282,7 +288,7 @@ impl<R: Read> Reader<'_, '_, R> {
     }
 
     fn action(&mut self, key: &Key, size: u64) -> Result<(), ImportFailure> {
-        if size > record::FILE_BYTES_MAX as u64 {
+        if size > ACTION_BYTES_MAX {
             return Err(self.damaged("an action larger than any"));
         }
         // Grows with what comes, not with what is promised.
@@ -296,7 +302,7 @@ impl<R: Read> Reader<'_, '_, R> {
         let Some(action) = action else {
             return Err(self.damaged("an action that is not what its name says"));
         };
-        if !self.cache.complete(&action) {
+        if !self.cache.sound(&action)? {
             return Err(self.damaged("an action without its objects"));
         }
         let known = self.cache.action(key)?;

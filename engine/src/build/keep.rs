@@ -13,10 +13,10 @@ use super::{Description, Report, Request, fresh};
 /// Notes what a build used, and collects when the cache has grown beyond its budget.
 pub(super) fn keep(request: &Request, cache: &Cache, report: &Report) -> Result<(), CacheError> {
     let build = used(request, report);
-    cache.touch(&build)?;
     if let Some(key) = fresh::system(request) {
         cache.put_build(&key, &build)?;
     }
+    cache.touch(&build)?;
     match request.cache_max {
         Some(max_bytes) if report.ran > 0 => cache.collect_beyond(max_bytes),
         _ => Ok(()),

@@ -115,7 +115,7 @@ fn fresh(cache: &Cache, path: &Path, segments: &[Segment]) -> Result<(), FormatE
     staged.publish()
 }
 
-/// Checks that everything needed to write `segments` is there.
+/// Checks that everything needed to write `segments` is there and whole.
 pub(super) fn check(cache: &Cache, segments: &[Segment]) -> Result<(), FormatError> {
     for segment in segments {
         if segment.form == Form::Bytes {
@@ -123,9 +123,7 @@ pub(super) fn check(cache: &Cache, segments: &[Segment]) -> Result<(), FormatErr
             continue;
         }
         for pack in Recipe::open(cache, &segment.digest)?.packs() {
-            if !cache.has_object(pack) {
-                return Err(kiln_cache::CacheError::MissingObject(*pack).into());
-            }
+            cache.open_object(pack)?;
         }
     }
     Ok(())

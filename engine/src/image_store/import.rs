@@ -201,10 +201,11 @@ impl Images<'_> {
             .filter(|old| old.name == key)
             .filter(|old| !records.iter().any(|new| new.platform == old.platform))
             .collect();
-        for old in &others {
-            self.cache.remove_action(&old.key())?;
-        }
         if !others.is_empty() {
+            self.cache.new_epoch()?;
+            for old in &others {
+                self.cache.remove_action(&old.key())?;
+            }
             self.cache.new_epoch()?;
         }
         self.record(&records)?;

@@ -70,11 +70,16 @@ impl Name {
     /// Writes the record; returns the one before when it said something else.
     pub(crate) fn keep(&self, cache: &Cache) -> Result<Option<Self>, CacheError> {
         let before = cache.action(&self.key())?.as_ref().and_then(Self::read);
-        cache.put_action(&self.key(), &self.action())?;
-        let before = before.filter(|old| (&old.found, old.top) != (&self.found, self.top));
-        if before.is_some() {
-            cache.new_epoch()?;
+        let same = |old: &Self| (&old.found, old.top) == (&self.found, self.top);
+        if before.as_ref().is_some_and(same) {
+            cache.put_action(&self.key(), &self.action())?;
+            return Ok(None);
         }
+        // Builds may have taken the old one for granted, even one that was collected. Twice: a
+        // crash in between, or a build that reads it in between, must not make it last.
+        cache.new_epoch()?;
+        cache.put_action(&self.key(), &self.action())?;
+        cache.new_epoch()?;
         Ok(before)
     }
 

@@ -30,10 +30,11 @@ impl Images<'_> {
         if published && !self.is_published(&names)? {
             return Ok(None);
         }
+        // The next build looks the name up anew; after a crash in between, too.
+        self.cache.new_epoch()?;
         for name in &names {
             self.cache.remove_action(&name.key())?;
         }
-        // The next build looks the name up anew.
         self.cache.new_epoch()?;
         self.release(&names).map(Some)
     }

@@ -236,11 +236,16 @@ impl Worker<'_> {
         if job.before.as_ref().is_some_and(same) {
             *outcome = Outcome::Unchanged;
         }
+        // Other systems' builds took the old answer for granted. After alone, a crash in between
+        // would leave them so; before alone, one of them could still read the old answer.
+        let news = reuse == Reuse::Refresh && *outcome != Outcome::Unchanged;
+        if news {
+            self.cache.new_epoch().map_err(in_context())?;
+        }
         if reuse != Reuse::Never {
             self.cache.put_action(&key, &action).map_err(in_context())?;
         }
-        // Other systems' builds took the old answer for granted.
-        if reuse == Reuse::Refresh && job.before.is_some() && *outcome != Outcome::Unchanged {
+        if news {
             self.cache.new_epoch().map_err(in_context())?;
         }
         drop(lock);

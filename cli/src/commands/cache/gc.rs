@@ -21,13 +21,6 @@ pub(super) fn run(arguments: &CacheGc, printer: Printer) -> Result<(), Failure> 
         limits.max_bytes = request::cache_max()?;
     }
     let collected = with_cache(&arguments.info, |cache: &Cache| cache.collect(&limits))?;
-    let Some(collected) = collected else {
-        return Err(Failure::failed(
-            "another process is collecting",
-            None,
-            Some("wait until it is done; it does the same work".to_owned()),
-        ));
-    };
     if arguments.info.json {
         return print(&json(&collected));
     }

@@ -104,6 +104,8 @@ impl Object {
     }
 }
 
+const BIND: &str = "^[^:]+:[^:]+(:[^:]*)?$";
+
 /// Returns the schema of a description, pretty-printed.
 #[must_use]
 pub fn description() -> String {
@@ -132,7 +134,13 @@ fn document(root: &Object, title: &str) -> String {
         whole.insert("type".into(), json!(["object", "null"]));
     }
     whole.insert("definitions".into(), json!(definitions));
-    format!("{:#}\n", Value::Object(whole))
+    let text = format!("{:#}\n", Value::Object(whole));
+    match std::ptr::eq(root, &SYSTEM) {
+        // Any string of a description may name a package; the reference it becomes has a colon, and
+        // so is a bind, odd as it may be.
+        true => text.replace(BIND, &format!("^@pkg:$|{BIND}")),
+        false => text,
+    }
 }
 
 /// Definitions by name, in the order of their names.
@@ -209,7 +217,7 @@ fn pattern(like: Pattern) -> Value {
     // What follows `@pkg:` is a directory, of any name.
     let reference = concat!("^(@pkg:|[^@", blank!(), "][^", blank!(), "]*$");
     match like {
-        Pattern::Bind => text("^[^:]+:[^:]+(:[^:]*)?$"),
+        Pattern::Bind => text(BIND),
         Pattern::Tmpfs => text("^[^:]+(:[^:]*)?$"),
         Pattern::Capability => {
             let mut known = vec!["all", "none"];

@@ -45,6 +45,8 @@ const SOURCES: &[&str] = &[
     "system/ids.rs",
     "system/label.rs",
     "system/volumes.rs",
+    "build/origins.rs",
+    "build/pins.rs",
     "build/plan.rs",
 ];
 

@@ -8,7 +8,9 @@ mod fresh;
 mod identity;
 mod keep;
 mod migrate;
+mod origins;
 mod packages;
+mod pins;
 mod plan;
 mod reach;
 mod tiers;
@@ -17,7 +19,7 @@ mod write;
 pub use archive::{Selection, export_archive, import_archive, recognise};
 pub use identity::{cache_key, cache_key_prefix};
 pub use migrate::{Migration, migrate};
-pub(crate) use plan::registry;
+pub(crate) use origins::registry;
 pub use plan::{describe, fetch, merged};
 
 use std::borrow::Cow;
@@ -498,7 +500,7 @@ pub fn lock(
         ..request.clone()
     };
     let planned = plan::plan_with(&request, listener, &Lock::default())?;
-    let lock = plan::resolve(&planned.plan, &cache, listener, cancel)?;
+    let lock = pins::resolve(&planned.plan, &cache, listener, cancel)?;
     let path = planned.lock_path.unwrap_or_default();
     replace(&path, lock.render().as_bytes())?;
     Ok(path)

@@ -111,20 +111,21 @@ impl<'a> Git<'a> {
     /// Tells whether the work tree differs from HEAD below `path`, or has files there that git
     /// neither tracks nor ignores.
     pub(super) fn is_dirty(&self, path: &Path) -> Result<bool, PackageError> {
-        let arguments: [&OsStr; 7] = [
-            "--no-ext-diff".as_ref(),
-            "--no-textconv".as_ref(),
-            "--exit-code".as_ref(),
-            "--quiet".as_ref(),
-            "HEAD".as_ref(),
+        // Not `diff`: it writes the index when it finds a file touched, optional lock or not.
+        let arguments: [&OsStr; 6] = [
+            "--porcelain".as_ref(),
+            "-z".as_ref(),
+            "--untracked-files=no".as_ref(),
+            "--no-renames".as_ref(),
             "--".as_ref(),
             path.as_os_str(),
         ];
-        let output = self.run("diff", &arguments)?;
-        match output.status.code() {
-            Some(0) => {}
-            Some(1) => return Ok(true),
-            _ => return Err(self.failed("diff", &output)),
+        let output = self.run("status", &arguments)?;
+        if !output.status.success() {
+            return Err(self.failed("status", &output));
+        }
+        if !output.stdout.is_empty() {
+            return Ok(true);
         }
         Ok(!self
             .untracked(&["--".as_ref(), path.as_os_str()])?
@@ -169,6 +170,7 @@ impl<'a> Git<'a> {
             .arg(self.directory)
             .args(["--no-pager", "--literal-pathspecs"])
             .args(["-c", "core.fsmonitor=false"])
+            .args(["-c", "core.hooksPath=/dev/null"])
             .arg(command)
             .args(arguments)
             .env("GIT_OPTIONAL_LOCKS", "0")

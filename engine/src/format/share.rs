@@ -14,7 +14,7 @@ use kiln_cache::Cache;
 
 use super::fragment::{OpenFragment, Place};
 use super::{FormatError, Fragment, Part};
-use crate::tree::path::{TreePath, compare, is_under, join};
+use crate::tree::path::{TreePath, compare, is_under, join, parent};
 use crate::tree::{EntryRef, Kind, Tree};
 
 /// A set of fragments whose common files would save fewer bytes than this keeps its copies: a
@@ -396,24 +396,75 @@ fn group(fragments: &[Fragment], files: &[Vec<Occurrence>]) -> SharedGroup {
 ///
 /// They are left out: extracting both would give the later one anyway, except that the kernel
 /// opens an existing file of an initrd and writes into it, through all its hard links.
-fn shadowed(open: &[OpenFragment]) -> Vec<Vec<Place>> {
+pub(super) fn shadowed(open: &[OpenFragment]) -> Vec<Vec<Place>> {
     let mut out = vec![Vec::new(); open.len()];
-    for (at, fragment) in open.iter().enumerate() {
-        for part in 0..fragment.parts() {
-            for later in &open[at + 1..] {
-                for other in 0..later.parts() {
-                    overlap(fragment, part, later.part(other), &mut out[at]);
-                }
-            }
-        }
-        out[at].sort_unstable();
-        out[at].dedup();
+    for (at, part, (later, other)) in meetings(open) {
+        overlap(&open[at], part, open[later].part(other), &mut out[at]);
+    }
+    for places in &mut out {
+        places.sort_unstable();
+        places.dedup();
     }
     out
 }
 
+/// A fragment, one of its parts, and a later fragment and part that may have some of its paths.
+pub(super) type Meeting = (usize, usize, (usize, usize));
+
+/// Returns the parts that may have paths in common: what the one may lose lies above or below
+/// what the other has. Most bundles meet only what lies above all, so thousands are no matter.
+pub(super) fn meetings(open: &[OpenFragment]) -> Vec<Meeting> {
+    let mut out = Vec::new();
+    let mut later: BTreeMap<TreePath, Vec<(usize, usize)>> = BTreeMap::new();
+    for (at, fragment) in open.iter().enumerate().rev() {
+        let parts = (0..fragment.parts()).map(|part| (part, fragment.part(part)));
+        for (part, (prefix, tree)) in parts.clone() {
+            let is_file = |index: &usize| tree.get(*index).kind() != Kind::Directory;
+            let Some(base) = base(prefix, tree, is_file) else {
+                continue;
+            };
+            let below = later.range(base.clone()..);
+            let below = below.take_while(|(path, _)| is_under(path.as_bytes(), base.as_bytes()));
+            out.extend(
+                below
+                    .flat_map(|(_, others)| others)
+                    .map(|other| (at, part, *other)),
+            );
+            let mut above = parent(base.as_bytes());
+            while let Some(path) = above {
+                let others = later.get(&TreePath::from_clean(path));
+                out.extend(others.into_iter().flatten().map(|other| (at, part, *other)));
+                above = parent(path);
+            }
+        }
+        for (part, (prefix, tree)) in parts {
+            if let Some(base) = base(prefix, tree, |_| true) {
+                later.entry(base).or_default().push((at, part));
+            }
+        }
+    }
+    out
+}
+
+/// Returns the deepest path above all chosen entries of a part, which may be one of them.
+fn base(prefix: &TreePath, tree: &Tree, chosen: impl Fn(&usize) -> bool) -> Option<TreePath> {
+    let first = (0..tree.len()).find(&chosen)?;
+    let last = (0..tree.len()).rfind(&chosen)?;
+    // In the order of trees, all between two paths lies below what is above both.
+    let (mut base, last) = (tree.get(first).path(), tree.get(last).path());
+    while !is_under(last, base) {
+        base = parent(base).unwrap_or_default();
+    }
+    Some(TreePath::from_clean(&join(prefix.as_bytes(), base)))
+}
+
 /// Adds the entries of `part` that `later` has under the same path.
-fn overlap(fragment: &OpenFragment, part: usize, later: (&TreePath, &Tree), out: &mut Vec<Place>) {
+pub(super) fn overlap(
+    fragment: &OpenFragment,
+    part: usize,
+    later: (&TreePath, &Tree),
+    out: &mut Vec<Place>,
+) {
     let (prefix, tree) = fragment.part(part);
     let (prefix, later_prefix, later_tree) = (prefix.as_bytes(), later.0.as_bytes(), later.1);
     if !is_under(prefix, later_prefix) && !is_under(later_prefix, prefix) {

@@ -5,7 +5,7 @@
 //! looked up by key first, so an equal input stops the wave. When a step fails, running work
 //! finishes (others can reuse it) and nothing new starts.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::time::{Duration, Instant};
@@ -391,9 +391,12 @@ impl<'a> Loop<'a> {
             Next::Done(action) => self.settle(node, action, Outcome::Cached, Duration::ZERO),
             Next::Need(steps) => {
                 let mut missing = 0;
+                // A root may need tens of thousands.
+                let mut known: HashSet<usize> =
+                    self.graph.nodes[node].needs.iter().copied().collect();
                 for step in &steps {
                     let needed = self.node(step);
-                    if !self.graph.nodes[node].needs.contains(&needed) {
+                    if known.insert(needed) {
                         self.graph.nodes[node].needs.push(needed);
                     }
                     if self.states[needed].result.is_none() {

@@ -223,19 +223,27 @@ impl Cache {
         self.put_record(Kind::Stamp, key, &path, &stamp.encode())
     }
 
-    /// Returns the file that [`new_epoch`](Self::new_epoch) replaces. A stamp that lists it, or
+    /// Returns the file that [`in_new_epoch`](Self::in_new_epoch) replaces. A stamp that lists it, or
     /// that it was not there, lasts until then.
     #[must_use]
     pub fn epoch_file(root: &Path) -> PathBuf {
         root.join("builds/epoch")
     }
 
-    /// Ends every stamp of the epoch: what actions mean that were taken for granted has changed,
-    /// by other hands than those of the stamped builds.
+    /// Changes what stamped builds took for granted, by other hands than theirs, and ends their
+    /// stamps: before and after. After alone, a crash in between would leave them; before alone, a
+    /// build could still read what was, and be stamped.
     ///
     /// # Errors
-    /// When the file cannot be written.
-    pub fn new_epoch(&self) -> Result<()> {
+    /// Those of `change`, and when the epoch's file cannot be written.
+    pub fn in_new_epoch<T>(&self, change: impl FnOnce() -> Result<T>) -> Result<T> {
+        self.new_epoch()?;
+        let changed = change()?;
+        self.new_epoch()?;
+        Ok(changed)
+    }
+
+    fn new_epoch(&self) -> Result<()> {
         let mut temporary = self.create_temporary()?;
         temporary.write(format!("{:016x}\n", boot::random()).as_bytes(), 0)?;
         temporary.publish(&Self::epoch_file(self.root()))

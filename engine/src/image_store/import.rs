@@ -202,11 +202,7 @@ impl Images<'_> {
             .filter(|old| !records.iter().any(|new| new.platform == old.platform))
             .collect();
         if !others.is_empty() {
-            self.cache.new_epoch()?;
-            for old in &others {
-                self.cache.remove_action(&old.key())?;
-            }
-            self.cache.new_epoch()?;
+            self.forget(&others)?;
         }
         self.record(&records)?;
         self.release(&others)?;

@@ -71,16 +71,12 @@ impl Name {
     pub(crate) fn keep(&self, cache: &Cache) -> Result<Option<Self>, CacheError> {
         let before = cache.action(&self.key())?.as_ref().and_then(Self::read);
         let same = |old: &Self| (&old.found, old.top) == (&self.found, self.top);
+        let keep = || cache.put_action(&self.key(), &self.action());
         if before.as_ref().is_some_and(same) {
-            cache.put_action(&self.key(), &self.action())?;
-            return Ok(None);
+            return keep().map(|()| None);
         }
-        // Builds may have taken the old one for granted, even one that was collected. Twice: a
-        // crash in between, or a build that reads it in between, must not make it last.
-        cache.new_epoch()?;
-        cache.put_action(&self.key(), &self.action())?;
-        cache.new_epoch()?;
-        Ok(before)
+        // Builds may have taken the old one for granted, even one that was collected.
+        cache.in_new_epoch(keep).map(|()| before)
     }
 
     /// Reads a record; `None` for actions of other kinds, and damaged ones.

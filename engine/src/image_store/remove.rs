@@ -30,13 +30,19 @@ impl Images<'_> {
         if published && !self.is_published(&names)? {
             return Ok(None);
         }
-        // The next build looks the name up anew; after a crash in between, too.
-        self.cache.new_epoch()?;
-        for name in &names {
-            self.cache.remove_action(&name.key())?;
-        }
-        self.cache.new_epoch()?;
+        self.forget(&names)?;
         self.release(&names).map(Some)
+    }
+
+    /// Removes the records of names: the next build looks them up anew.
+    pub(super) fn forget(&self, names: &[Name]) -> Result<(), BuildError> {
+        let remove = || {
+            for name in names {
+                self.cache.remove_action(&name.key())?;
+            }
+            Ok(())
+        };
+        Ok(self.cache.in_new_epoch(remove)?)
     }
 
     /// Returns the names of all images, each once.

@@ -236,18 +236,14 @@ impl Worker<'_> {
         if job.before.as_ref().is_some_and(same) {
             *outcome = Outcome::Unchanged;
         }
-        // Other systems' builds took the old answer for granted. After alone, a crash in between
-        // would leave them so; before alone, one of them could still read the old answer.
-        let news = reuse == Reuse::Refresh && *outcome != Outcome::Unchanged;
-        if news {
-            self.cache.new_epoch().map_err(in_context())?;
+        let keep = || self.cache.put_action(&key, &action);
+        match reuse {
+            Reuse::Never => Ok(()),
+            // Other systems' builds took the old answer for granted.
+            Reuse::Refresh if *outcome != Outcome::Unchanged => self.cache.in_new_epoch(keep),
+            Reuse::Always | Reuse::Refresh => keep(),
         }
-        if reuse != Reuse::Never {
-            self.cache.put_action(&key, &action).map_err(in_context())?;
-        }
-        if news {
-            self.cache.new_epoch().map_err(in_context())?;
-        }
+        .map_err(in_context())?;
         drop(lock);
         Ok(action)
     }

@@ -13,7 +13,6 @@
 //! ```
 
 use std::fs::{self, File, FileTimes};
-use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
@@ -21,9 +20,10 @@ use std::time::{Duration, SystemTime};
 use crate::boot::nanoseconds;
 use crate::error::{CacheError, Result};
 use crate::record::{self, Decoder, Encoder, Kind};
+use crate::remove::remove;
 use crate::stamp::slot;
 use crate::walk::read_dir;
-use crate::{Cache, Digest, Key};
+use crate::{Cache, Key};
 
 /// How stale the record of a stamp's last use may be.
 const USE_GRANULARITY: Duration = Duration::from_hours(1);
@@ -116,10 +116,9 @@ impl Cache {
                 continue;
             }
             let stem = path.file_stem().and_then(|stem| stem.to_str());
-            let Some(key) = stem.and_then(|stem| stem.parse::<Digest>().ok()) else {
+            let Some(key) = stem.and_then(|stem| stem.parse::<Key>().ok()) else {
                 continue;
             };
-            let key = Key::from_bytes(*key.as_bytes());
             if let Some(build) = self.build(&key) {
                 let stamp = fs::metadata(slot(self.root(), &key, "stamp"));
                 let stamp = stamp.map(|file| nanoseconds(file.mtime(), file.mtime_nsec()));
@@ -141,13 +140,7 @@ impl Cache {
     /// When a file cannot be removed.
     pub fn remove_build(&self, key: &Key) -> Result<()> {
         for suffix in ["stamp", "build"] {
-            let path = slot(self.root(), key, suffix);
-            match fs::remove_file(&path) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                    return Err(CacheError::io("remove", &path)(error));
-                }
-                _ => {}
-            }
+            remove(&slot(self.root(), key, suffix))?;
         }
         Ok(())
     }

@@ -250,23 +250,22 @@ impl Cache {
             }
         }
         let unused_for = limits.unused_for.unwrap_or(FORGOTTEN).min(FORGOTTEN);
-        let kept: HashSet<String> = self
-            .builds()?
-            .iter()
-            .map(|built| built.key.to_string())
-            .collect();
+        // Those that were chosen to go have no stamp any longer.
+        let kept: HashSet<Key> = inventory.builds.iter().map(|built| built.key).collect();
         for entry in read_dir(&self.root().join("builds"))?.flatten() {
             let path = entry.path();
-            let stem = path.file_stem().and_then(|stem| stem.to_str());
-            let is_kept = stem.is_some_and(|stem| kept.contains(stem));
             let is_stamp = path
                 .extension()
                 .is_some_and(|extension| extension == "stamp");
+            let stem = path.file_stem().and_then(|stem| stem.to_str());
+            let key = stem.and_then(|stem| stem.parse::<Key>().ok());
+            // An output that is as it was written may be asked about again.
+            let holds = |key: Key| self.stamp(&key).is_some_and(|stamp| stamp.check().is_ok());
             if let Ok(metadata) = entry.metadata()
                 && is_stamp
-                && !is_kept
+                && !key.is_some_and(|key| kept.contains(&key))
                 && inventory.is_older(changed(&metadata), unused_for)
-                && !stem.is_some_and(|stem| self.holds(stem))
+                && !key.is_some_and(holds)
             {
                 remove(&path)?;
             }
@@ -289,19 +288,11 @@ impl Cache {
     }
 }
 
-impl Cache {
-    /// Tells whether a stamp still says how things are: an output is as it was written.
-    fn holds(&self, name: &str) -> bool {
-        let key = name.parse::<Digest>().ok();
-        let stamp = key.and_then(|key| self.stamp(&Key::from_bytes(*key.as_bytes())));
-        stamp.is_some_and(|stamp| stamp.check().is_ok())
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::inventory::{nanos, now_ns};
+    use crate::boot::now_ns;
+    use crate::inventory::nanos;
     use crate::{Action, Build, KeyBuilder};
 
     const KIB: usize = 1 << 10;

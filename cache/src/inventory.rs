@@ -4,8 +4,9 @@
 //! from and [`crate::usage`] to add up. Memory grows with their number, a few hundred bytes each.
 
 use std::collections::HashMap;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
+use crate::boot::now_ns;
 use crate::error::Result;
 use crate::{Built, Cache, Digest, Key};
 
@@ -36,13 +37,6 @@ pub(crate) struct Inventory {
     pub(crate) actions: Vec<Entry>,
     pub(crate) objects: HashMap<Digest, Stored>,
     pub(crate) builds: Vec<Built>,
-}
-
-pub(crate) fn now_ns() -> i64 {
-    let now = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default();
-    i64::try_from(now.as_nanos()).unwrap_or(i64::MAX)
 }
 
 pub(crate) fn nanos(duration: Duration) -> i64 {

@@ -5,8 +5,10 @@
 //! fields give the same bytes.
 
 use std::fmt;
+use std::str::FromStr;
 
 use crate::Digest;
+use crate::digest::ParseDigestError;
 
 /// The domain that separates step keys from every other use of BLAKE3.
 const CONTEXT: &str = "kiln step 1";
@@ -32,6 +34,15 @@ impl Key {
 impl fmt::Display for Key {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&blake3::Hash::from_bytes(self.0).to_hex())
+    }
+}
+
+impl FromStr for Key {
+    type Err = ParseDigestError;
+
+    /// Keys and digests are written alike.
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        text.parse().map(|digest: Digest| Self(*digest.as_bytes()))
     }
 }
 

@@ -50,8 +50,7 @@ pub struct Verified {
 }
 
 impl Cache {
-    /// Reads everything, with `threads` at once; `progress` hears of bytes read and bytes in all.
-    /// Returns `None` when `cancel` was set meanwhile.
+    /// Reads everything, with `threads` at once. Returns `None` when `cancel` was set meanwhile.
     ///
     /// # Errors
     /// When the cache cannot be read, or with `repair` cannot be written.
@@ -60,7 +59,6 @@ impl Cache {
         repair: bool,
         threads: usize,
         cancel: &AtomicBool,
-        progress: &(dyn Fn(u64, u64) + Sync),
     ) -> Result<Option<Verified>> {
         let mut verified = Verified::default();
         let mut lacking = Vec::new();
@@ -90,7 +88,7 @@ impl Cache {
         objects.sort_by_key(|object| std::cmp::Reverse(object.size));
         verified.objects = objects.len() as u64;
         verified.bytes = objects.iter().map(|object| object.size).sum();
-        let damaged = self.verify_objects(&objects, threads, cancel, progress)?;
+        let damaged = self.verify_objects(&objects, threads, cancel)?;
         if cancel.load(Ordering::Relaxed) {
             return Ok(None);
         }
@@ -114,10 +112,8 @@ impl Cache {
         objects: &[Stored],
         threads: usize,
         cancel: &AtomicBool,
-        progress: &(dyn Fn(u64, u64) + Sync),
     ) -> Result<Vec<(Digest, Metadata)>> {
-        let total: u64 = objects.iter().map(|object| object.size).sum();
-        let (next, done) = (AtomicUsize::new(0), Mutex::new(0));
+        let next = AtomicUsize::new(0);
         let found: Mutex<Result<Vec<(Digest, Metadata)>>> = Mutex::new(Ok(Vec::new()));
         let lock = || found.lock().unwrap_or_else(PoisonError::into_inner);
         thread::scope(|scope| {
@@ -138,9 +134,6 @@ impl Cache {
                                 break;
                             }
                         }
-                        let mut done = done.lock().unwrap_or_else(PoisonError::into_inner);
-                        *done += object.size;
-                        progress(*done, total);
                     }
                 });
             }
@@ -215,7 +208,7 @@ mod tests {
         }
         let verify = |repair| {
             let cancel = AtomicBool::new(false);
-            let verified = cache.verify_all(repair, 2, &cancel, &|_, _| {});
+            let verified = cache.verify_all(repair, 2, &cancel);
             verified.unwrap().unwrap()
         };
         let sound = verify(false);
@@ -247,7 +240,7 @@ mod tests {
         assert_eq!(verify(true).damage.len(), 1);
         assert_eq!(verify(true).damage, []);
         assert_eq!(cache.read(&objects[3]).unwrap(), 3_u64.to_le_bytes());
-        let cancelled = cache.verify_all(true, 1, &AtomicBool::new(true), &|_, _| {});
+        let cancelled = cache.verify_all(true, 1, &AtomicBool::new(true));
         assert_eq!(cancelled.unwrap(), None);
     }
 }

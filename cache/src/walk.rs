@@ -87,11 +87,9 @@ impl Cache {
         mut each: impl FnMut(Key, Option<Action>, i64) -> Result<()>,
     ) -> Result<()> {
         fanned_out(&self.root().join("actions"), |name, metadata| {
-            // Keys and digests are written alike.
-            let Ok(digest) = name.parse::<Digest>() else {
+            let Ok(key) = name.parse::<Key>() else {
                 return Ok(());
             };
-            let key = Key::from_bytes(*digest.as_bytes());
             let since = boot::nanoseconds(metadata.ctime(), metadata.ctime_nsec());
             each(key, self.own_action(&key)?, since)
         })

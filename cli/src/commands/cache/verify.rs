@@ -16,7 +16,7 @@ pub(super) fn run(arguments: &CacheVerify, printer: Printer) -> Result<(), Failu
     let interruption = build::watch_signals()?;
     let threads = thread::available_parallelism().map_or(1, usize::from);
     let verified = with_cache(&arguments.info, |cache| {
-        cache.verify_all(arguments.repair, threads, interruption.flag(), &|_, _| {})
+        cache.verify_all(arguments.repair, threads, interruption.flag())
     })?;
     let Some(verified) = verified else {
         return Err(Failure::interrupted(interruption.number()));

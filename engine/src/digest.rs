@@ -4,9 +4,13 @@
 //! names are BLAKE3 ([`kiln_cache::Digest`]); SHA-256 stays at the border.
 
 use std::fmt;
+use std::io::{self, Read};
 use std::str::FromStr;
 
 use sha2::Digest as _;
+
+/// Bytes read at once.
+const BUFFER_BYTES: usize = 256 << 10;
 
 /// A SHA-256 digest; prints as `sha256:HEX`.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -22,6 +26,25 @@ impl Sha256 {
     #[must_use]
     pub fn of(bytes: &[u8]) -> Self {
         Self(sha2::Sha256::digest(bytes).into())
+    }
+
+    /// Returns the digest of all that `input` gives; `gave_up` is asked now and then.
+    ///
+    /// # Errors
+    /// When it cannot be read, or the caller has given up.
+    pub(crate) fn of_reader(mut input: impl Read, gave_up: &dyn Fn() -> bool) -> io::Result<Self> {
+        let (mut hasher, mut buffer) = (sha2::Sha256::new(), vec![0; BUFFER_BYTES]);
+        loop {
+            if gave_up() {
+                return Err(io::Error::other("given up"));
+            }
+            match input.read(&mut buffer) {
+                Ok(0) => return Ok(Self(hasher.finalize().into())),
+                Ok(read) => hasher.update(&buffer[..read]),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
     }
 
     /// Wraps a finished digest.

@@ -13,7 +13,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use serde::Deserialize;
 use serde_json::json;
-use sha2::Digest as _;
 
 use super::ImageSource;
 use super::error::{SourceError, SourceErrorKind};
@@ -360,17 +359,8 @@ impl Archive {
     }
 
     fn digest(&mut self, member: Member) -> Result<Sha256, SourceErrorKind> {
-        let mut hasher = sha2::Sha256::new();
-        let mut buffer = vec![0; 256 << 10];
-        let mut bytes = self.seek(member)?;
-        loop {
-            match bytes.read(&mut buffer) {
-                Ok(0) => return Ok(Sha256::from_bytes(hasher.finalize().into())),
-                Ok(read) => hasher.update(&buffer[..read]),
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(self.io(error)),
-            }
-        }
+        let bytes = self.seek(member)?;
+        Sha256::of_reader(bytes, &|| false).map_err(|error| self.io(error))
     }
 }
 

@@ -8,10 +8,9 @@ use std::sync::Arc;
 
 use kiln_cache::{Action, Key, KeyBuilder};
 
-use super::image::Image;
+use super::image::{Image, documents};
 use super::{Known, Lane, Next, Results, Reuse, Step, StepError, Task};
 use crate::digest::Sha256;
-use crate::image_store::store;
 use crate::source::docker_engine::{Asked, Watch};
 
 /// Returns the manifest of the engine's image, `None` when it comes from elsewhere; or what is
@@ -131,16 +130,9 @@ impl Step for Save {
                 let found = engine
                     .saved(&image.platform, &watch)
                     .map_err(StepError::in_context(context.clone()))?;
-                let put = |role: &str, bytes: &[u8]| {
-                    let (_, object) = store::put(scope.cache, bytes)
-                        .map_err(StepError::in_context(context.clone()))?;
-                    Ok((role.to_owned(), object, bytes.len() as u64))
-                };
                 Ok(Action {
-                    outputs: vec![
-                        put("manifest", &found.manifest)?,
-                        put("config", &found.config)?,
-                    ],
+                    outputs: documents(scope.cache, &found)
+                        .map_err(StepError::in_context(context))?,
                     values: vec![(
                         "manifest".into(),
                         found.manifest_digest.to_string().into_bytes(),

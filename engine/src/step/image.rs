@@ -8,15 +8,15 @@ use std::io::Read;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use kiln_cache::{Action, Digest, Key, KeyBuilder};
+use kiln_cache::{Action, Cache, CacheError, Digest, Key, KeyBuilder};
 
 use super::engine::engine_image;
-use super::{Lane, Next, Results, Reuse, Scope, Step, StepError, Task};
+use super::{Lane, Next, Output, Results, Reuse, Scope, Step, StepError, Task};
 use crate::digest::Sha256;
 use crate::image_store::name::{Name, name_key};
 use crate::image_store::store::{self, Store};
 use crate::source::docker_engine::EngineImage;
-use crate::source::{ImageSource, LayerDescriptor, Located, Platform};
+use crate::source::{ImageSource, LayerDescriptor, Located, Platform, ResolvedImage};
 use crate::tree::directory;
 use crate::tree::unpack::{Expect, Options, Unpacked, unpack};
 
@@ -160,22 +160,27 @@ impl Step for Manifest {
                         .image(&manifest)
                         .map_err(StepError::in_context(context.clone()))?,
                 };
-                let put = |role: &str, bytes: &[u8]| {
-                    let (_, digest) = store::put(scope.cache, bytes)
-                        .map_err(StepError::in_context(context.clone()))?;
-                    Ok((role.to_owned(), digest, bytes.len() as u64))
-                };
                 Ok(Action {
-                    outputs: vec![
-                        put("manifest", &found.manifest)?,
-                        put("config", &found.config)?,
-                    ],
+                    outputs: documents(scope.cache, &found)
+                        .map_err(StepError::in_context(context))?,
                     values: vec![("layers".into(), encode_layers(&found.layers))],
                     ..Action::default()
                 })
             }),
         }))
     }
+}
+
+/// Keeps an image's manifest and config, as the outputs of its step.
+pub(super) fn documents(cache: &Cache, image: &ResolvedImage) -> Result<Vec<Output>, CacheError> {
+    let put = |role: &str, bytes: &[u8]| {
+        let (_, object) = store::put(cache, bytes)?;
+        Ok((role.to_owned(), object, bytes.len() as u64))
+    };
+    Ok(vec![
+        put("manifest", &image.manifest)?,
+        put("config", &image.config)?,
+    ])
 }
 
 /// One line a layer: digest, size, diff_id, media type.

@@ -16,7 +16,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use serde::Deserialize;
-use sha2::Digest as _;
 
 pub use self::http::EngineError;
 use self::http::{GaveUp, get};
@@ -373,19 +372,9 @@ fn check_layer(
         place: engine.place(),
         error,
     };
-    let layer_bytes = archive.layer(layer);
-    let mut bytes = layer_bytes.map_err(|error| fail(io::Error::other(error)))?;
-    let (mut hasher, mut buffer) = (sha2::Sha256::new(), vec![0; BUFFER_BYTES]);
-    loop {
-        if (watch.gave_up)() {
-            return Err(fail(io::Error::other("given up")));
-        }
-        match bytes.read(&mut buffer).map_err(fail)? {
-            0 => break,
-            read => hasher.update(&buffer[..read]),
-        }
-    }
-    let is = Sha256::from_bytes(hasher.finalize().into());
+    let bytes = archive.layer(layer);
+    let bytes = bytes.map_err(|error| fail(io::Error::other(error)))?;
+    let is = Sha256::of_reader(bytes, watch.gave_up).map_err(fail)?;
     match is == layer.diff_id {
         true => Ok(()),
         false => Err(SourceErrorKind::Digest {

@@ -169,15 +169,12 @@ pub(crate) struct Build {
     /// Where and how to build.
     #[command(flatten)]
     pub(crate) common: Common,
-    /// Take the kernel out of its compressed image (gzip, xz, zstd, lz4, lzma)
-    #[arg(long)]
-    pub(crate) decompress_kernel: bool,
+    /// What is made.
+    #[command(flatten)]
+    pub(crate) made: Made,
     /// Images of a local engine.
     #[command(flatten)]
     pub(crate) docker: Docker,
-    /// What the system is made of.
-    #[command(flatten)]
-    pub(crate) bill: Bill,
     /// What LinuxKit has and kiln does not need.
     #[command(flatten)]
     pub(crate) linuxkit: LinuxKit,

@@ -5,8 +5,9 @@ use std::io::{self, IsTerminal, Write};
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
-use kiln_engine::build::{Destination, Format, OutputFile, Report, Request};
+use kiln_engine::build::{BuildError, Destination, Format, OutputFile, Report, Request};
 use kiln_engine::event::Listener;
 
 use super::request;
@@ -51,6 +52,20 @@ fn print_merged(request: &Request, printer: Printer) -> Result<(), Failure> {
 pub(super) fn watch_signals() -> Result<Interruption, Failure> {
     Interruption::watch()
         .map_err(|error| Failure::failed("cannot watch for signals", Some(&error), None))
+}
+
+/// Does work of the engine on `cache`, with progress for people and an ear for signals.
+pub(super) fn with_progress<T>(
+    cache: &Path,
+    printer: Printer,
+    work: impl FnOnce(&Progress, &AtomicBool) -> Result<T, BuildError>,
+) -> Result<T, Failure> {
+    let interruption = watch_signals()?;
+    let progress = Progress::new(printer, interruption.flag().clone());
+    let result = work(&progress, interruption.flag());
+    // What is drawn must be gone before anything else is said.
+    drop(progress);
+    result.map_err(|error| Failure::of_build(error, cache, interruption.number()))
 }
 
 /// Builds, with progress for people.
@@ -112,22 +127,10 @@ fn build_request(arguments: &Build) -> Result<Request, Failure> {
         Some(_) => Format::Tar,
         None => Format::KernelInitrd,
     };
-    let mut formats: Vec<Format> = Vec::new();
-    for name in &arguments.format {
-        let Some(format) = Format::named(name) else {
-            return Err(Failure::usage(format!("unknown format \"{name}\""), None));
-        };
-        if !formats.contains(&format) {
-            formats.push(format);
-        }
-    }
-    if formats.is_empty() {
-        formats.push(default);
-    }
+    let formats = request::formats(&arguments.format, default)?;
     check_linuxkit(&arguments.linuxkit, arguments.output.as_deref())?;
     let mut request = request::request(&arguments.files, formats, &arguments.common)?;
-    request.decompress_kernel = arguments.decompress_kernel;
-    request.sbom = super::sbom::bill(&arguments.bill)?;
+    request::make(&mut request, &arguments.made)?;
     request.docker = request::docker(arguments.docker)?;
     if let Some(output) = &arguments.output {
         request.destination = one_file(output, &request.formats, arguments.json)?;

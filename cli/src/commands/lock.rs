@@ -6,7 +6,6 @@ use super::{build, request};
 use crate::args::Lock;
 use crate::failure::Failure;
 use crate::ui::printer::Printer;
-use crate::ui::progress::Progress;
 use kiln_engine::build as engine;
 
 pub(super) fn run(arguments: &Lock, printer: Printer) -> Result<(), Failure> {
@@ -15,12 +14,9 @@ pub(super) fn run(arguments: &Lock, printer: Printer) -> Result<(), Failure> {
         vec![Format::KernelInitrd],
         &arguments.common,
     )?;
-    let interruption = build::watch_signals()?;
-    let progress = Progress::new(printer, interruption.flag().clone());
-    let result = engine::lock(&request, &progress, interruption.flag());
-    drop(progress);
-    let written =
-        result.map_err(|error| Failure::of_build(error, &request.cache, interruption.number()))?;
+    let written = build::with_progress(&request.cache, printer, |progress, cancel| {
+        engine::lock(&request, progress, cancel)
+    })?;
     printer.done("Locked", &written.display().to_string());
     Ok(())
 }

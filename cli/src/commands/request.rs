@@ -73,9 +73,32 @@ pub(super) fn looked_at(
         sources: sources.clone(),
     };
     let mut request = request(&system.0, formats, &common)?;
+    make(&mut request, made)?;
+    Ok(request)
+}
+
+/// Takes over the flags that change what a build makes.
+pub(super) fn make(request: &mut Request, made: &Made) -> Result<(), Failure> {
     request.decompress_kernel = made.decompress_kernel;
     request.sbom = super::sbom::bill(&made.bill)?;
-    Ok(request)
+    Ok(())
+}
+
+/// Returns `--format`, each once, or the one there is without.
+pub(super) fn formats(names: &[String], default: Format) -> Result<Vec<Format>, Failure> {
+    let mut formats: Vec<Format> = Vec::new();
+    for name in names {
+        let Some(format) = Format::named(name) else {
+            return Err(Failure::usage(format!("unknown format \"{name}\""), None));
+        };
+        if !formats.contains(&format) {
+            formats.push(format);
+        }
+    }
+    if formats.is_empty() {
+        formats.push(default);
+    }
+    Ok(formats)
 }
 
 /// Returns `--cache-from`, else what `KILN_CACHE_FROM` lists. Its empty parts are none.

@@ -12,7 +12,6 @@ use super::{build, request};
 use crate::args::{Bill, Common, Form, Sbom};
 use crate::failure::Failure;
 use crate::ui::printer::Printer;
-use crate::ui::progress::Progress;
 
 pub(super) fn run(arguments: &Sbom, printer: Printer) -> Result<(), Failure> {
     let common = Common {
@@ -29,12 +28,10 @@ pub(super) fn run(arguments: &Sbom, printer: Printer) -> Result<(), Failure> {
         true => Destination::Stdout,
         false => Destination::File(arguments.output.clone()),
     };
-    let interruption = build::watch_signals()?;
-    let progress = Progress::new(printer, interruption.flag().clone());
     let mut stdout = io::stdout().lock();
-    let result = engine::sbom(&request, &progress, interruption.flag(), &mut stdout);
-    drop(progress);
-    result.map_err(|error| Failure::of_build(error, &request.cache, interruption.number()))
+    build::with_progress(&request.cache, printer, |progress, cancel| {
+        engine::sbom(&request, progress, cancel, &mut stdout)
+    })
 }
 
 /// Returns what a build's flags ask for.

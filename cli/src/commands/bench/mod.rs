@@ -148,19 +148,7 @@ fn checked(arguments: &Bench) -> Result<Request, Failure> {
             ));
         }
     }
-    let named = arguments
-        .format
-        .iter()
-        .filter_map(|name| Format::named(name));
-    let mut formats: Vec<Format> = Vec::new();
-    for format in named {
-        if !formats.contains(&format) {
-            formats.push(format);
-        }
-    }
-    if formats.is_empty() {
-        formats.push(Format::KernelInitrd);
-    }
+    let formats = request::formats(&arguments.format, Format::KernelInitrd)?;
     let common = Common {
         name: None,
         dir: None,
@@ -168,7 +156,7 @@ fn checked(arguments: &Bench) -> Result<Request, Failure> {
         sources: arguments.sources.clone(),
     };
     let mut request = request::request(&arguments.files, formats, &common)?;
-    request.sbom = super::sbom::bill(&arguments.made.bill)?;
+    request::make(&mut request, &arguments.made)?;
     request.docker = request::docker(arguments.docker)?;
     Ok(request)
 }

@@ -9,11 +9,10 @@ use kiln_engine::build::{BuildError, Format, Request, Selection};
 use kiln_engine::image_store::ExportTarget;
 
 use crate::args::CacheExport;
-use crate::commands::build::{raw_stdout, watch_signals};
+use crate::commands::build::{raw_stdout, with_progress};
 use crate::commands::request;
 use crate::failure::Failure;
 use crate::ui::printer::Printer;
-use crate::ui::progress::Progress;
 use crate::ui::units;
 
 /// Writes the part of the cache that is selected.
@@ -40,20 +39,14 @@ pub(super) fn export(arguments: &CacheExport, printer: Printer) -> Result<(), Fa
         None if arguments.selection.all => Selection::All,
         None => Selection::Systems(&requests),
     };
-    let interruption = watch_signals()?;
     let mut stdout = raw_stdout()?;
     let target = match is_stream {
         true => ExportTarget::Stream(&mut stdout),
         false => ExportTarget::File(path),
     };
-    let progress = Progress::new(printer, interruption.flag().clone());
-    let cancel = interruption.flag();
-    let exported =
-        engine::export_archive(&cache, &cache_from, selection, target, &progress, cancel);
-    // What is drawn must be gone before anything else is said.
-    drop(progress);
-    let exported =
-        exported.map_err(|error| Failure::of_build(error, &cache, interruption.number()))?;
+    let exported = with_progress(&cache, printer, |progress, cancel| {
+        engine::export_archive(&cache, &cache_from, selection, target, progress, cancel)
+    })?;
     let mut rest = format!(
         "{} steps, {} objects of {}",
         exported.actions,
@@ -103,12 +96,9 @@ pub(super) fn import(
     printer: Printer,
 ) -> Result<(), Failure> {
     let cache = request::cache_directory(cache)?;
-    let interruption = watch_signals()?;
-    let progress = Progress::new(printer, interruption.flag().clone());
-    let imported = engine::import_archive(&cache, source, path, &progress, interruption.flag());
-    drop(progress);
-    let imported =
-        imported.map_err(|error| Failure::of_build(error, &cache, interruption.number()))?;
+    let imported = with_progress(&cache, printer, |progress, cancel| {
+        engine::import_archive(&cache, source, path, progress, cancel)
+    })?;
     let known = match imported.known {
         0 => String::new(),
         known => format!("; {known} steps were there already"),

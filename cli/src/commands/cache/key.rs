@@ -7,7 +7,6 @@ use crate::args::{CacheFrom, CacheKey};
 use crate::commands::{build, print, request};
 use crate::failure::Failure;
 use crate::ui::printer::Printer;
-use crate::ui::progress::Progress;
 
 pub(super) fn run(arguments: &CacheKey, printer: Printer) -> Result<(), Failure> {
     let architecture = request::architecture(arguments.sources.arch.as_deref())?;
@@ -24,11 +23,9 @@ pub(super) fn run(arguments: &CacheKey, printer: Printer) -> Result<(), Failure>
         .iter()
         .map(|system| request::looked_at(system, formats.clone(), made, &none, sources))
         .collect::<Result<Vec<_>, _>>()?;
-    let interruption = build::watch_signals()?;
-    let progress = Progress::new(printer, interruption.flag().clone());
-    let key = engine::cache_key(&requests, &progress);
-    drop(progress);
     let cache = request::cache_directory(sources.cache.as_deref())?;
-    let key = key.map_err(|error| Failure::of_build(error, &cache, interruption.number()))?;
+    let key = build::with_progress(&cache, printer, |progress, _| {
+        engine::cache_key(&requests, progress)
+    })?;
     print(&(key + "\n"))
 }

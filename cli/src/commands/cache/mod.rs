@@ -26,7 +26,6 @@ use super::{build, request};
 use crate::args::{CacheCommand, CacheInfo, ListBy, Sources};
 use crate::failure::{Failure, cache_hint};
 use crate::ui::printer::Printer;
-use crate::ui::progress::Progress;
 
 pub(super) fn run(arguments: &CacheCommand, printer: Printer) -> Result<(), Failure> {
     match arguments {
@@ -70,13 +69,9 @@ pub(super) fn with_images<T>(
     body: impl FnOnce(&Images<'_>) -> Result<T, BuildError>,
 ) -> Result<T, Failure> {
     let cache = request::cache_directory(cache)?;
-    let interruption = build::watch_signals()?;
-    let progress = Progress::new(printer, interruption.flag().clone());
-    let result = Images::open(&cache, network, &progress, interruption.flag())
-        .and_then(|images| body(&images));
-    // What is drawn must be gone before anything else is said.
-    drop(progress);
-    result.map_err(|error| Failure::of_build(error, &cache, interruption.number()))
+    build::with_progress(&cache, printer, |progress, cancel| {
+        Images::open(&cache, network, progress, cancel).and_then(|images| body(&images))
+    })
 }
 
 /// As [`with_images`], reaching registries as the flags say.

@@ -259,7 +259,11 @@ fn pattern(like: Pattern) -> Value {
                 r"^\s*({prefix})?({names})\s*,\s*{value}\s*,\s*{value}\s*$"
             ))
         }
-        Pattern::Suite => text("^[A-Za-z0-9._+-]+(/[A-Za-z0-9._+-]+)*$"),
+        Pattern::Suite => {
+            let mut schema = text("^[A-Za-z0-9._+-]+(/[A-Za-z0-9._+-]+)*$");
+            schema["not"] = json!({"pattern": r"(^|/)\.\.?(/|$)"});
+            schema
+        }
         Pattern::VolumeName => text(&format!("^[a-z0-9_-]{{1,{NAME_MAX_BYTES}}}$")),
     }
 }

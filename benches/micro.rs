@@ -1,8 +1,8 @@
 //! Micro-benches: each room beside the work it cannot do without, in one run.
 //!
-//! `cargo run --release -p kiln-benches` prints medians of several runs and the ratios that
+//! `cargo run --release -p kiln-benches [ROOM…]` prints medians of several runs and the ratios that
 //! matter: unpack against inflating alone, segments and assembly against copying. Whole
-//! processes are measured by `benches/compare`.
+//! processes are measured by `benches/compare`. Rooms: `layers`, `flatten`, `plan`; all by default.
 
 mod plan;
 
@@ -30,7 +30,29 @@ const RUNS: usize = 5;
 type Anything<T> = Result<T, Box<dyn std::error::Error>>;
 
 fn main() -> Anything<()> {
+    let rooms: [(&str, fn(&Path) -> Anything<()>); 3] = [
+        ("layers", layers),
+        ("flatten", flattening),
+        ("plan", planning),
+    ];
+    let asked: Vec<String> = std::env::args().skip(1).collect();
+    if let Some(unknown) = asked
+        .iter()
+        .find(|it| rooms.iter().all(|room| room.0 != **it))
+    {
+        return Err(format!("no room \"{unknown}\"").into());
+    }
     let directory = tempfile::tempdir()?;
+    for (name, room) in rooms {
+        if asked.is_empty() || asked.iter().any(|it| it == name) {
+            room(&directory.path().join(name))?;
+        }
+    }
+    Ok(())
+}
+
+/// A layer's way from a registry's gzip to a tar.
+fn layers(directory: &Path) -> Anything<()> {
     let plain = layer(&[
         Path::new("/usr/lib"),
         Path::new("/usr/share"),
@@ -67,7 +89,7 @@ fn main() -> Anything<()> {
     let mut tree = Digest::of(b"");
     let unpacking = median(|run| {
         // A cache of its own each time: nothing is there already.
-        let cache = Cache::open(directory.path().join(format!("unpack-{run}"))).expect("a cache");
+        let cache = Cache::open(directory.join(format!("unpack-{run}"))).expect("a cache");
         let options = Options {
             expect,
             ..Options::default()
@@ -87,36 +109,7 @@ fn main() -> Anything<()> {
         100.0 * inflate.as_secs_f64() / unpacking.as_secs_f64()
     );
 
-    let cache = Cache::open(directory.path().join("flatten"))?;
-    let layers = [
-        synthetic(&cache, 0)?,
-        synthetic(&cache, 1)?,
-        synthetic(&cache, 2)?,
-    ];
-    let mut flat = tree;
-    let flattening = median(|_| {
-        let (tree, _) = flatten(&cache, &layers, &Finish::default()).expect("a tree");
-        flat = tree;
-    });
-    println!(
-        "flatten to {:.2} million entries  {:>8.2} s     {:.2} million entries of {} layers/s; goal for a million: 0.6 s",
-        Tree::open(&cache, &flat)?.len() as f64 / 1e6,
-        flattening.as_secs_f64(),
-        (layers.len() * ENTRIES) as f64 / 1e6 / flattening.as_secs_f64(),
-        layers.len(),
-    );
-
-    let cache = Cache::open(directory.path().join("plan"))?;
-    let mut walk = plan::prepared(&cache)?;
-    let planning = median(|_| walk());
-    println!(
-        "plan {} roots of {} layers {:>8.2} s     all in the cache; goal: 1 s",
-        plan::COMPONENTS,
-        plan::LAYERS,
-        planning.as_secs_f64()
-    );
-
-    let cache = Cache::open(directory.path().join("unpack-0"))?;
+    let cache = Cache::open(directory.join("unpack-0"))?;
     let flat = flatten(&cache, &[tree], &Finish::default())?.0;
     let fragments = [Fragment {
         name: "bench".into(),
@@ -133,18 +126,19 @@ fn main() -> Anything<()> {
         let plan = share(&cache, &fragments).expect("a plan");
         segments = vec![segment(&cache, &fragments[0], &plan.fragments[0]).expect("a segment")];
     });
+    let entries = Tree::open(&cache, &flat)?.len();
     println!(
-        "share + tar segment             {:>8.0} MB/s",
-        megabytes / segmenting.as_secs_f64()
+        "share + tar segment             {:>8.2} s     for {entries} entries",
+        segmenting.as_secs_f64()
     );
 
     let all = tar_segments(&cache, &segments)?;
-    let out = directory.path().join("out.tar");
+    let out = directory.join("out.tar");
     let writing = median(|_| {
         let _ = fs::remove_file(&out);
         assemble(&cache, &all, Target::Path(&out), None).expect("an output");
     });
-    let copy = directory.path().join("copy.tar");
+    let copy = directory.join("copy.tar");
     let copying = median(|_| {
         let _ = fs::remove_file(&copy);
         fs::copy(&out, &copy).expect("a copy");
@@ -153,6 +147,43 @@ fn main() -> Anything<()> {
         "assemble a tar                  {:>8.0} MB/s  {:.2} × copying it",
         megabytes / writing.as_secs_f64(),
         writing.as_secs_f64() / copying.as_secs_f64()
+    );
+    Ok(())
+}
+
+/// A million entries out of three layers.
+fn flattening(directory: &Path) -> Anything<()> {
+    let cache = Cache::open(directory)?;
+    let layers = [
+        synthetic(&cache, 0)?,
+        synthetic(&cache, 1)?,
+        synthetic(&cache, 2)?,
+    ];
+    let mut flat = layers[0];
+    let flattening = median(|_| {
+        let (tree, _) = flatten(&cache, &layers, &Finish::default()).expect("a tree");
+        flat = tree;
+    });
+    println!(
+        "flatten to {:.2} million entries  {:>8.2} s     {:.2} million entries of {} layers/s; goal for a million: 0.6 s",
+        Tree::open(&cache, &flat)?.len() as f64 / 1e6,
+        flattening.as_secs_f64(),
+        (layers.len() * ENTRIES) as f64 / 1e6 / flattening.as_secs_f64(),
+        layers.len(),
+    );
+    Ok(())
+}
+
+/// A graph in which nothing is left to do.
+fn planning(directory: &Path) -> Anything<()> {
+    let cache = Cache::open(directory)?;
+    let mut walk = plan::prepared(&cache)?;
+    let planning = median(|_| walk());
+    println!(
+        "plan {} roots of {} layers {:>8.2} s     all in the cache; goal: 1 s",
+        plan::COMPONENTS,
+        plan::LAYERS,
+        planning.as_secs_f64()
     );
     Ok(())
 }

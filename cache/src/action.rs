@@ -135,8 +135,8 @@ impl Cache {
     }
 
     /// Like [`complete`](Self::complete), and every object may be used: one that has to be hashed
-    /// (see [`crate::object`]) is hashed now, and set aside when it is damaged. Costs an open and
-    /// an `fstat` per object otherwise. The objects are held (see
+    /// (see [`crate::object`]) is hashed now, and set aside when it is damaged. Costs a `stat`
+    /// per object otherwise. The objects are held (see
     /// [`hold`](Self::hold)): who looks actions up with this meets a missing object later only if
     /// someone removes it by hand.
     ///
@@ -146,6 +146,9 @@ impl Cache {
         let objects: Vec<Digest> = action.outputs.iter().map(|output| output.1).collect();
         self.hold(&objects)?;
         for (_, digest, size) in &action.outputs {
+            if self.is_marked(digest, *size) {
+                continue;
+            }
             match self.open_sized(digest, *size) {
                 Ok(_) => {}
                 Err(CacheError::MissingObject(_)) => return Ok(false),

@@ -5,6 +5,7 @@
 //! fields give the same bytes.
 
 use std::fmt;
+use std::hash::{Hash, Hasher};
 use std::str::FromStr;
 
 use crate::Digest;
@@ -14,7 +15,7 @@ use crate::digest::ParseDigestError;
 const CONTEXT: &str = "kiln step 1";
 
 /// The name of a step with its inputs; prints as 64 hex digits.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Key([u8; 32]);
 
 impl Key {
@@ -28,6 +29,14 @@ impl Key {
     #[must_use]
     pub const fn from_bytes(bytes: [u8; 32]) -> Self {
         Self(bytes)
+    }
+}
+
+impl Hash for Key {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        // It is a hash: a part tells as much apart as the whole.
+        let (part, _) = self.0.split_at(8);
+        state.write(part);
     }
 }
 

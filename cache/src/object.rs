@@ -46,6 +46,10 @@ use crate::temporary::Temporary;
 use crate::tier::Trouble;
 use crate::{Cache, Digest};
 
+/// Objects of more bytes are mapped: the system calls, page faults and the change of the address
+/// space cost as much as reading some pages does.
+const MAPPED_BYTES_MIN: u64 = 16 << 10;
+
 /// An object being written. Dropped without [`commit`](Self::commit), it leaves nothing.
 ///
 /// Buffers of 256 KiB and more run at the speed of hashing and writing; there is no buffer inside.
@@ -157,17 +161,19 @@ impl Object {
         read.map_err(|error| self.lost(error))
     }
 
-    /// Maps the whole object. For indexes: mapped packs would count as resident memory. An object
-    /// of a tier on another machine is read instead: a mapping cannot say that it went away.
+    /// Maps the whole object, to begin at a multiple of 16. For indexes: mapped packs would count
+    /// as resident memory. A small object is read instead, which is cheaper, and so is one of a
+    /// tier on another machine: a mapping cannot say that it went away.
     ///
     /// # Errors
     /// When the system refuses.
     pub fn map(&self) -> io::Result<Mapping> {
-        let map = match &self.tier {
-            Some((_, false)) => map::copy(&self.file, self.len),
-            _ => map::whole(&self.file, self.len),
+        let map = match (self.len, &self.tier) {
+            (..=MAPPED_BYTES_MIN, _) => map::read(&self.file, self.len),
+            (_, Some((_, false))) => map::copy(&self.file, self.len),
+            _ => map::whole(&self.file),
         };
-        map.map(Mapping).map_err(|error| self.lost(error))
+        map.map_err(|error| self.lost(error))
     }
 
     fn lost(&self, error: io::Error) -> io::Error {
@@ -183,15 +189,25 @@ impl Object {
     }
 }
 
-/// A read-only mapping of an object.
+/// The bytes of an object, read-only.
 #[derive(Debug)]
-pub struct Mapping(Option<memmap2::Mmap>);
+pub struct Mapping(Bytes);
+
+#[derive(Debug)]
+enum Bytes {
+    Mapped(memmap2::Mmap),
+    /// The bytes from there on.
+    Read(Vec<u8>, usize),
+}
 
 impl Deref for Mapping {
     type Target = [u8];
 
     fn deref(&self) -> &[u8] {
-        self.0.as_deref().unwrap_or_default()
+        match &self.0 {
+            Bytes::Mapped(map) => map,
+            Bytes::Read(bytes, start) => &bytes[*start..],
+        }
     }
 }
 
@@ -200,26 +216,32 @@ mod map {
     use std::io;
     use std::os::unix::fs::FileExt;
 
-    /// Maps a file; an empty one needs no mapping (and `mmap` refuses it).
-    pub(super) fn whole(file: &File, len: u64) -> io::Result<Option<memmap2::Mmap>> {
-        if len == 0 {
-            return Ok(None);
-        }
+    use super::{Bytes, Mapping};
+
+    /// Maps a file that is not empty (`mmap` refuses that).
+    pub(super) fn whole(file: &File) -> io::Result<Mapping> {
         // SAFETY: objects are immutable: written under tmp/, renamed once, never opened for
         // writing again. Whoever truncates a file of the cache by hand gets SIGBUS, as with any
         // mapped file.
-        unsafe { memmap2::Mmap::map(file) }.map(Some)
+        unsafe { memmap2::Mmap::map(file) }.map(|map| Mapping(Bytes::Mapped(map)))
     }
 
     /// Reads a file into a mapping of no file.
-    pub(super) fn copy(file: &File, len: u64) -> io::Result<Option<memmap2::Mmap>> {
-        if len == 0 {
-            return Ok(None);
-        }
+    pub(super) fn copy(file: &File, len: u64) -> io::Result<Mapping> {
         let len = usize::try_from(len).map_err(|_| io::ErrorKind::FileTooLarge)?;
         let mut copy = memmap2::MmapMut::map_anon(len)?;
         file.read_exact_at(&mut copy, 0)?;
-        copy.make_read_only().map(Some)
+        copy.make_read_only().map(|map| Mapping(Bytes::Mapped(map)))
+    }
+
+    /// Reads a small file.
+    pub(super) fn read(file: &File, len: u64) -> io::Result<Mapping> {
+        let len = usize::try_from(len).map_err(|_| io::ErrorKind::FileTooLarge)?;
+        let mut bytes = vec![0; len + 16];
+        let start = bytes.as_ptr().align_offset(16).min(16);
+        bytes.truncate(start + len);
+        file.read_exact_at(&mut bytes[start..], 0)?;
+        Ok(Mapping(Bytes::Read(bytes, start)))
     }
 }
 
@@ -373,6 +395,15 @@ impl Cache {
             || self
                 .in_tiers(|tier, _| Ok(has(tier).then_some(())))
                 .is_some()
+    }
+
+    /// Returns true when the object is there with this size and its mark says that it is whole:
+    /// it need not be opened. Other machines' changes are seen by opening only.
+    pub(crate) fn is_marked(&self, digest: &Digest, size: u64) -> bool {
+        self.is_local()
+            && fs::symlink_metadata(self.object_path(digest)).is_ok_and(|metadata| {
+                metadata.is_file() && metadata.len() == size && self.trusts(digest, &metadata)
+            })
     }
 
     /// True when the mark says that nothing can have been lost since the object was written.

@@ -26,6 +26,8 @@ const HEAD_BYTES: usize = MAGIC.len() + KIND_BYTES + 32;
 /// The largest body written or read: 64 MiB, a stamp of some 500,000 files.
 pub const BODY_BYTES_MAX: usize = 64 << 20;
 
+const FIRST_READ_BYTES: usize = 4096;
+
 /// What a record is about; part of its checksum.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
@@ -74,9 +76,14 @@ pub(crate) fn unseal<'a>(kind: Kind, key: &Key, bytes: &'a [u8]) -> Option<&'a [
 /// the content is for [`unseal`] to find.
 pub(crate) fn read_file(path: &Path) -> Result<Option<Vec<u8>>> {
     let mut bytes = Vec::new();
-    let read = File::open(path).and_then(|file| {
-        let limit = HEAD_BYTES + BODY_BYTES_MAX + 1;
-        file.take(limit as u64).read_to_end(&mut bytes)
+    let read = File::open(path).and_then(|mut file| {
+        // Most are small, and there may be many: no more than two reads.
+        let mut first = [0; FIRST_READ_BYTES];
+        let read = file.read(&mut first)?;
+        bytes.extend_from_slice(&first[..read]);
+        let limit = HEAD_BYTES + BODY_BYTES_MAX + 1 - read;
+        file.take(limit as u64).read_to_end(&mut bytes)?;
+        Ok(bytes.len())
     });
     match read {
         // A longer file is none of ours.

@@ -48,7 +48,7 @@ impl ImageSource for MadeUp {
             manifest_digest: self.manifest(),
             manifest: format!("manifest {}", self.number).into_bytes(),
             config: b"{}".to_vec(),
-            layers: layers.map(|(layer, _)| layer.clone()).collect(),
+            layers: layers.map(|(layer, _)| *layer).collect(),
         })
     }
 
@@ -100,7 +100,7 @@ fn layer(number: usize) -> Anything<(LayerDescriptor, Vec<u8>)> {
     let layer = LayerDescriptor {
         digest,
         size: bytes.len() as u64,
-        media_type: "application/vnd.oci.image.layer.v1.tar".to_owned(),
+        media_type: "application/vnd.oci.image.layer.v1.tar",
         diff_id: digest,
     };
     Ok((layer, bytes))

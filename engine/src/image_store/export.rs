@@ -26,7 +26,8 @@ use crate::format::output::tar_segments;
 use crate::format::{Fragment, Part, Segment, Target, assemble, share, tar};
 use crate::source::manifest::OCI_MANIFEST;
 use crate::source::{ImageSource, Platform, Reference, ResolvedImage};
-use crate::step::image::{Image, Layer, layer_key};
+use crate::step::image::Image;
+use crate::step::layer::{Layer, layer_key};
 use crate::step::{Lane, Next, Results, Reuse, Step, StepError, Task};
 use crate::tree::TreePath;
 use crate::tree::flatten::{Finish, flatten};
@@ -220,10 +221,7 @@ impl Images<'_> {
             refresh: false,
         });
         let step = |layer: &crate::source::LayerDescriptor| {
-            Arc::new(Layer {
-                image: image.clone(),
-                layer: layer.clone(),
-            }) as Arc<dyn Step>
+            Arc::new(Layer::new(image.clone(), *layer)) as Arc<dyn Step>
         };
         self.run(resolved.layers.iter().map(step).collect())?;
         let mut layers = Vec::new();

@@ -15,7 +15,8 @@ use super::store::{Store, blob_key};
 use crate::build::BuildError;
 use crate::digest::Sha256;
 use crate::source::Platform;
-use crate::step::image::{decode_layers, layer_key, manifest_key};
+use crate::step::image::manifest_key;
+use crate::step::layer::{self, layer_key};
 
 /// An image of the cache.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -88,15 +89,15 @@ pub(super) fn keys(cache: &Cache, names: &[Name]) -> Result<BTreeSet<Key>, Build
             let images = gathered.images.iter().map(|image| image.manifest);
             for manifest in images.chain([name.found.manifest]) {
                 let key = manifest_key(&manifest);
-                let layers = match store.image(&manifest) {
-                    Some(image) => image.layers,
-                    None => cache
-                        .action(&key)?
-                        .and_then(|action| decode_layers(action.value("layers")?))
-                        .unwrap_or_default(),
-                };
+                match store.image(&manifest) {
+                    Some(image) => keys.extend(image.layers.iter().map(layer_key)),
+                    None => {
+                        let action = cache.action(&key)?;
+                        let layers = action.and_then(|it| layer::decode(it.value("layers")?));
+                        keys.extend(layers.into_iter().flatten().map(|(key, _)| key));
+                    }
+                }
                 keys.insert(key);
-                keys.extend(layers.iter().map(layer_key));
             }
         }
     }

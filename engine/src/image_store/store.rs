@@ -244,7 +244,7 @@ pub(crate) fn bare(digest: Sha256, size: u64) -> LayerDescriptor {
     LayerDescriptor {
         digest,
         size,
-        media_type: String::new(),
+        media_type: "",
         diff_id: digest,
     }
 }

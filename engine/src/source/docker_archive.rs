@@ -349,7 +349,6 @@ impl Archive {
             (Some(_), Some(named)) => named,
             (Some(_), None) => self.digest(member)?,
         };
-        let media_type = media_type.to_owned();
         Ok(LayerDescriptor {
             digest,
             size: member.size,

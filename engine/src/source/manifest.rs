@@ -40,15 +40,25 @@ const DOCKER_LAYER_TAR: &str = "application/vnd.docker.image.rootfs.diff.tar";
 const DOCKER_LAYER_GZIP: &str = "application/vnd.docker.image.rootfs.diff.tar.gzip";
 const DOCKER_LAYER_ZSTD: &str = "application/vnd.docker.image.rootfs.diff.tar.zstd";
 
+/// The media types of layers that kiln unpacks. Records of images name them by their place here.
+pub(crate) const LAYER_TYPES: [&str; 6] = [
+    OCI_LAYER_TAR,
+    OCI_LAYER_GZIP,
+    OCI_LAYER_ZSTD,
+    DOCKER_LAYER_TAR,
+    DOCKER_LAYER_GZIP,
+    DOCKER_LAYER_ZSTD,
+];
+
 /// A layer of an image: what to fetch, and what it must be.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LayerDescriptor {
     /// Digest of the bytes as stored, usually compressed.
     pub digest: Sha256,
     /// Bytes as stored.
     pub size: u64,
     /// Media type, one of OCI's or Docker's for tar, tar+gzip and tar+zstd.
-    pub media_type: String,
+    pub media_type: &'static str,
     /// Digest of the uncompressed tar.
     pub diff_id: Sha256,
 }
@@ -289,7 +299,7 @@ pub(super) fn assemble(
     }
     let layers = manifest.layers.iter().zip(config.diff_ids);
     let layers = layers.map(|(layer, diff_id)| {
-        let media_type = layer_type(layer)?.to_owned();
+        let media_type = layer_type(layer)?;
         Ok(LayerDescriptor {
             digest: layer.digest,
             size: layer.size,
@@ -306,29 +316,23 @@ pub(super) fn assemble(
 }
 
 /// Returns a layer's media type when kiln can unpack it.
-fn layer_type(layer: &Descriptor) -> Result<&str, SourceErrorKind> {
+fn layer_type(layer: &Descriptor) -> Result<&'static str, SourceErrorKind> {
     let what = || format!("layer {}", layer.digest);
     let Some(media_type) = layer.media_type.as_deref() else {
         return Err(SourceErrorKind::malformed(what(), "has no media type"));
     };
-    match media_type {
-        OCI_LAYER_TAR | OCI_LAYER_GZIP | OCI_LAYER_ZSTD | DOCKER_LAYER_TAR | DOCKER_LAYER_GZIP
-        | DOCKER_LAYER_ZSTD => Ok(media_type),
-        _ if media_type.contains("nondistributable") || media_type.contains(".foreign.") => {
-            Err(SourceErrorKind::unsupported(
-                what(),
-                format!(
-                    "{media_type} is a foreign layer, which registries do not hold (Windows base images)"
-                ),
-            ))
-        }
-        _ => Err(SourceErrorKind::unsupported(
-            what(),
-            format!(
-                "unknown layer type {media_type:?}, expected a tar, plain or with gzip or zstd"
-            ),
-        )),
+    if let Some(known) = LAYER_TYPES.iter().find(|known| **known == media_type) {
+        return Ok(known);
     }
+    let reason = match media_type.contains("nondistributable") || media_type.contains(".foreign.") {
+        true => format!(
+            "{media_type} is a foreign layer, which registries do not hold (Windows base images)"
+        ),
+        false => {
+            format!("unknown layer type {media_type:?}, expected a tar, plain or with gzip or zstd")
+        }
+    };
+    Err(SourceErrorKind::unsupported(what(), reason))
 }
 
 fn is_schema1(media_type: &str) -> bool {

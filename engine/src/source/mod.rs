@@ -36,6 +36,7 @@ pub use credentials::{Credential, Credentials};
 pub use endpoint::Mirror;
 pub use error::{SourceError, SourceErrorKind};
 pub use image_name::ImageName;
+pub(crate) use manifest::LAYER_TYPES;
 pub use manifest::{LayerDescriptor, ResolvedImage};
 pub use platform::Platform;
 pub use reference::{Reference, ReferenceError};

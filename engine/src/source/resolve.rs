@@ -150,7 +150,7 @@ pub(crate) fn statements(
     let statement = |layer: &Descriptor| LayerDescriptor {
         digest: layer.digest,
         size: layer.size,
-        media_type: IN_TOTO.to_owned(),
+        media_type: IN_TOTO,
         diff_id: layer.digest,
     };
     let found = manifest.layers.iter().filter(is_spdx);

@@ -9,7 +9,8 @@ use std::sync::Arc;
 
 use kiln_cache::{Action, Cache, Digest, Key, KeyBuilder};
 
-use super::image::{tree_of, unpacked};
+use super::image::tree_of;
+use super::layer::unpacked;
 use super::{Known, Lane, Need, Next, Results, Reuse, Step, StepError, Task};
 use crate::source::debian::transport::{Body, Transport, TransportError};
 use crate::source::debian::{self, DebianError, DebianRequest, Package, finish};

@@ -10,6 +10,7 @@ mod engine;
 pub mod generated;
 pub mod image;
 pub mod kernel;
+pub mod layer;
 pub(crate) mod layout;
 mod modules;
 pub mod root;

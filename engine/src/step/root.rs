@@ -9,7 +9,8 @@ use std::sync::Arc;
 use kiln_cache::{Cache, Digest, Key, KeyBuilder};
 
 use super::debian::Packages;
-use super::image::{Directory, Image, Manifest, layers_of, tree_of};
+use super::image::{Directory, Image, Manifest, tree_of};
+use super::layer::layers_of;
 use super::{Known, Lane, Next, Results, Reuse, Step, StepError, Task};
 use crate::tree::flatten::{Finish, flatten};
 use crate::tree::generate::{Body, Node, generate};

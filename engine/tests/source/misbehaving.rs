@@ -156,7 +156,7 @@ fn layers_survive_breaks_and_must_have_their_size() {
     let wrong = |size: u64| LayerDescriptor {
         digest: diff_id,
         size,
-        media_type: String::new(),
+        media_type: "",
         diff_id,
     };
     let error = image.layer(&wrong(7)).err().unwrap().to_string();

@@ -2,21 +2,26 @@
 //!
 //! One thread (the caller's) owns the graph and asks steps what they need; work runs on rayon
 //! or on the few threads of the network lane and comes back through a channel. A result is
-//! looked up by key first, so an equal input stops the wave. When a step fails, running work
-//! finishes (others can reuse it) and nothing new starts.
+//! looked up by key first, so an equal input stops the wave. While nothing runs, steps are asked
+//! and looked up on all cores; what comes of it is taken in order. When a step fails, running
+//! work finishes (others can reuse it) and nothing new starts.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::time::{Duration, Instant};
 
-use kiln_cache::{Action, Cache, Key};
+use kiln_cache::{Action, Cache, CacheError, Digest, Key};
+use rayon::prelude::*;
 
-use super::{Lane, Next, Results, Reuse, Scope, Step, StepError, Task};
+use super::{Lane, Need, Next, Results, Reuse, Scope, Step, StepError, Task};
 use crate::event::{Event, Listener, Outcome, StepNumber};
 
 /// Threads of the network lane: enough to keep both a slow registry and the cores busy.
 const NETWORK_THREADS: usize = 4;
+
+/// Steps asked side by side: fewer are not worth another thread, more would need much memory.
+const WAVE: std::ops::RangeInclusive<usize> = 16..=256;
 
 /// One finished node, for whoever wants to know why and what.
 #[derive(Debug, Clone)]
@@ -57,6 +62,8 @@ struct State {
     step: Arc<dyn Step>,
     missing: usize,
     wanted_by: Vec<usize>,
+    /// The node whose needs were last compared with this one.
+    seen_by: usize,
     result: Option<Arc<Action>>,
 }
 
@@ -161,7 +168,7 @@ fn run_with(
                     });
                 }
             };
-            Loop::new(worker, &done).run(root, &mut start)
+            Loop::new(worker).run(root, &done, &mut start)
         });
         drop(network_sender);
         result
@@ -250,16 +257,22 @@ impl Worker<'_> {
 }
 
 /// Returns what the cache knows of a key, when all its objects are there and whole.
-fn lookup(cache: &Cache, key: &Key) -> Result<Option<Action>, kiln_cache::CacheError> {
+fn lookup(cache: &Cache, key: &Key) -> Result<Option<Action>, CacheError> {
     let Some(action) = cache.action(key)? else {
         return Ok(None);
     };
     Ok(cache.sound(&action)?.then_some(action))
 }
 
+/// A step's next move, with what the cache knows of its key.
+enum Move {
+    Need(Need),
+    Run(Task, Option<Action>),
+    Done(Action),
+}
+
 struct Loop<'a> {
     worker: Worker<'a>,
-    done: &'a mpsc::Receiver<Finished>,
     states: Vec<State>,
     graph: Graph,
     by_id: HashMap<Key, usize>,
@@ -269,10 +282,9 @@ struct Loop<'a> {
 }
 
 impl<'a> Loop<'a> {
-    fn new(worker: Worker<'a>, done: &'a mpsc::Receiver<Finished>) -> Self {
+    fn new(worker: Worker<'a>) -> Self {
         Self {
             worker,
-            done,
             states: Vec::new(),
             graph: Graph::default(),
             by_id: HashMap::new(),
@@ -285,23 +297,22 @@ impl<'a> Loop<'a> {
     fn run(
         mut self,
         root: &Arc<dyn Step>,
+        done: &mpsc::Receiver<Finished>,
         start: &mut dyn FnMut(Job),
     ) -> Result<(Arc<Action>, Graph), RunError> {
         self.node(root);
         loop {
-            while let Some(node) = self.ready.pop_front() {
+            while !self.ready.is_empty() {
                 if self.failure.is_some() || self.worker.cancel.load(Ordering::Relaxed) {
                     self.ready.clear();
                     break;
                 }
-                if let Err(error) = self.advance(node, start) {
-                    self.fail(node, error);
-                }
+                self.advance(start);
             }
             if self.running == 0 {
                 break;
             }
-            let Ok(finished) = self.done.recv() else {
+            let Ok(finished) = done.recv() else {
                 break;
             };
             self.running -= 1;
@@ -355,6 +366,7 @@ impl<'a> Loop<'a> {
             step: step.clone(),
             missing: 0,
             wanted_by: Vec::new(),
+            seen_by: usize::MAX,
             result: None,
         });
         self.graph.nodes.push(Node {
@@ -369,9 +381,50 @@ impl<'a> Loop<'a> {
         node
     }
 
-    /// Asks a node's step for its next move, and makes it.
-    fn advance(&mut self, node: usize, start: &mut dyn FnMut(Job)) -> Result<(), StepError> {
-        let step = self.states[node].step.clone();
+    /// Asks some of the ready nodes' steps for their next moves, and makes them.
+    fn advance(&mut self, start: &mut dyn FnMut(Job)) {
+        // Work that runs has the cores.
+        let wave = match self.ready.len() {
+            many if many >= *WAVE.start() && self.running == 0 => many.min(*WAVE.end()),
+            _ => 1,
+        };
+        let wave: Vec<usize> = self.ready.drain(..wave).collect();
+        for (node, next) in wave.iter().zip(self.ask(&wave)) {
+            match next {
+                Ok(next) => self.make(*node, next, start),
+                Err(error) => return self.fail(*node, error),
+            }
+        }
+    }
+
+    /// Asks steps for their next moves.
+    fn ask(&self, wave: &[usize]) -> Vec<Result<Move, StepError>> {
+        let cache = self.worker.cache;
+        if let [node] = wave {
+            return vec![self.ask_one(*node).and_then(|next| self.whole(*node, next))];
+        }
+        let asked: Vec<_> = wave.par_iter().map(|node| self.ask_one(*node)).collect();
+        let held: Vec<Digest> = asked
+            .iter()
+            .flatten()
+            .filter_map(|next| match next {
+                Move::Run(_, Some(action)) => Some(&action.outputs),
+                _ => None,
+            })
+            .flat_map(|outputs| outputs.iter().map(|output| output.1))
+            .collect();
+        // At once: each time costs a write, and where others share the cache a sync.
+        if let Err(error) = cache.hold(&held) {
+            return vec![Err(self.in_step(wave[0], error))];
+        }
+        let asked = asked.into_par_iter().zip(wave);
+        asked
+            .map(|(next, node)| next.and_then(|next| self.whole(*node, next)))
+            .collect()
+    }
+
+    fn ask_one(&self, node: usize) -> Result<Move, StepError> {
+        let step = &self.states[node].step;
         let find = |id: &Key| {
             self.by_id
                 .get(id)
@@ -383,16 +436,50 @@ impl<'a> Loop<'a> {
             listener: self.worker.listener,
             is_recall: self.worker.is_recall,
         };
-        match step.next(&results)? {
-            Next::Done(action) => self.settle(node, action, Outcome::Cached, Duration::ZERO),
-            Next::Need(steps) => {
+        Ok(match step.next(&results)? {
+            Next::Done(action) => Move::Done(action),
+            Next::Need(steps) => Move::Need(steps),
+            Next::Run(task) => {
+                let known = match task.reuse {
+                    Reuse::Never => None,
+                    Reuse::Always | Reuse::Refresh => self
+                        .worker
+                        .cache
+                        .action(&task.key)
+                        .map_err(|error| self.in_step(node, error))?,
+                };
+                Move::Run(task, known)
+            }
+        })
+    }
+
+    /// Forgets what is known of a key when its objects are not all there and whole.
+    fn whole(&self, node: usize, next: Move) -> Result<Move, StepError> {
+        let Move::Run(task, Some(action)) = next else {
+            return Ok(next);
+        };
+        let sound = self.worker.cache.sound(&action);
+        let sound = sound.map_err(|error| self.in_step(node, error))?;
+        Ok(Move::Run(task, sound.then_some(action)))
+    }
+
+    fn in_step(&self, node: usize, error: CacheError) -> StepError {
+        let Node { kind, label, .. } = &self.graph.nodes[node];
+        StepError::new(format!("{kind} {label}"), error)
+    }
+
+    /// Makes a node's next move.
+    fn make(&mut self, node: usize, next: Move, start: &mut dyn FnMut(Job)) {
+        match next {
+            Move::Done(action) => self.settle(node, action, Outcome::Cached, Duration::ZERO),
+            Move::Need(steps) => {
                 let mut missing = 0;
-                // A root may need tens of thousands.
-                let mut known: HashSet<usize> =
-                    self.graph.nodes[node].needs.iter().copied().collect();
+                for needed in &self.graph.nodes[node].needs {
+                    self.states[*needed].seen_by = node;
+                }
                 for step in &steps {
                     let needed = self.node(step);
-                    if known.insert(needed) {
+                    if std::mem::replace(&mut self.states[needed].seen_by, node) != node {
                         self.graph.nodes[node].needs.push(needed);
                     }
                     if self.states[needed].result.is_none() {
@@ -405,20 +492,16 @@ impl<'a> Loop<'a> {
                     self.ready.push_back(node);
                 }
             }
-            Next::Run(task) => {
+            Move::Run(task, known) => {
+                let Node { kind, label, .. } = &self.graph.nodes[node];
+                let (kind, label) = (*kind, label.clone());
                 self.graph.nodes[node].key = Some(task.key);
-                let label = step.label();
-                let known = match task.reuse {
-                    Reuse::Never => None,
-                    Reuse::Always | Reuse::Refresh => lookup(self.worker.cache, &task.key)
-                        .map_err(StepError::in_context(format!("{} {label}", step.kind())))?,
-                };
                 match known {
                     Some(action) if task.reuse == Reuse::Always => {
                         self.settle(node, action, Outcome::Cached, Duration::ZERO);
                     }
                     _ if self.worker.is_recall && task.reuse != Reuse::Never => {
-                        return Err(StepError::new(format!("{} {label}", step.kind()), NotKept));
+                        self.fail(node, StepError::new(format!("{kind} {label}"), NotKept));
                     }
                     before => {
                         let needs = &self.graph.nodes[node].needs;
@@ -427,7 +510,7 @@ impl<'a> Loop<'a> {
                         self.running += 1;
                         start(Job {
                             node,
-                            kind: step.kind(),
+                            kind,
                             label,
                             task,
                             edges,
@@ -437,7 +520,6 @@ impl<'a> Loop<'a> {
                 }
             }
         }
-        Ok(())
     }
 
     /// Takes a result and wakes whoever waits for it.

@@ -28,9 +28,11 @@ const ENTRIES: usize = 430_000;
 const RUNS: usize = 5;
 
 type Anything<T> = Result<T, Box<dyn std::error::Error>>;
+/// Measures in a directory, and prints.
+type Room = fn(&Path) -> Anything<()>;
 
 fn main() -> Anything<()> {
-    let rooms: [(&str, fn(&Path) -> Anything<()>); 3] = [
+    let rooms: [(&str, Room); 3] = [
         ("layers", layers),
         ("flatten", flattening),
         ("plan", planning),

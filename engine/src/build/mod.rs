@@ -469,7 +469,7 @@ pub fn sbom(
     write::check(request)?;
     let cache = tiers::open(&request.cache, &request.cache_from, listener)?;
     let planned = plan::plan(request, listener)?;
-    let root: Arc<dyn Step> = Arc::new(Materials(planned.plan.clone()));
+    let root: Arc<dyn Step> = Arc::new(Materials::new(planned.plan.clone()));
     let run = run_graph(&cache, listener, cancel, &root);
     for note in planned.registry.take_notes() {
         listener.event(&Event::Warning(note));

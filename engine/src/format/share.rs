@@ -11,6 +11,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::hash::{BuildHasherDefault, Hash, Hasher};
 
 use kiln_cache::Cache;
+use rayon::prelude::*;
 
 use super::fragment::{OpenFragment, Place};
 use super::{FormatError, Fragment, Part};
@@ -213,7 +214,7 @@ const NONE: u32 = u32::MAX;
 /// When a tree is missing or malformed.
 pub fn share(cache: &Cache, fragments: &[Fragment]) -> Result<Plan, FormatError> {
     let open = fragments
-        .iter()
+        .par_iter()
         .map(|fragment| OpenFragment::open(cache, &fragment.parts))
         .collect::<Result<Vec<_>, _>>()?;
     let mut plans: Vec<FragmentPlan> = shadowed(&open)

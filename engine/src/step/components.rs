@@ -2,10 +2,12 @@
 //! of the system.
 //!
 //! Enters: a [`Plan`]. Leaves: [`Fragments`], in the order of outputs: what changes most comes last.
+//! A system may have tens of thousands: what is known of them is not found again at every question.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::hash_map::Entry;
+use std::collections::{BTreeMap, BTreeSet, HashMap, btree_map};
 use std::io::Read;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use kiln_cache::{Action, Cache, Digest};
 
@@ -17,6 +19,7 @@ use super::sbom::{self, Component};
 use super::system::{Init, Plan, VolumeContent};
 use super::{Known, Need, Results, Step, StepError};
 use crate::format::{Fragment, Part};
+use crate::sbom::Options;
 use crate::spec::{Section, Warning};
 use crate::system::bundle::{bundle_path, config_json, root_path, runtime_json};
 use crate::system::container::ImageConfig;
@@ -43,121 +46,215 @@ pub(crate) struct Fragments {
     pub(crate) document: Option<(Digest, u64)>,
     /// The kernel's result, when there is a kernel.
     pub(crate) kernel: Option<Arc<Action>>,
-    /// What people should know.
-    pub(crate) warnings: Vec<Warning>,
 }
 
 /// A fragment, and the step that makes its generated part.
 struct Pending {
     fragment: Fragment,
+    /// Where the generated part goes.
+    base: TreePath,
     generated: Arc<dyn Step>,
 }
 
-/// Returns the fragments, or what is needed before they are known.
-pub(crate) fn fragments(plan: &Plan, got: &Results<'_>) -> Known<Fragments> {
-    let roots = Roots::of(plan);
-    let mut all = roots.all();
-    if plan.sbom.is_some() {
-        all.extend(sbom::attestations(plan.origins()));
+/// What is known once the roots are there.
+struct Bundles {
+    pending: Vec<Pending>,
+    materials: Vec<Component>,
+    warnings: Vec<Warning>,
+}
+
+/// The components of a plan, known one after the other.
+pub(crate) struct Components {
+    plan: Arc<Plan>,
+    roots: Roots,
+    /// The steps of all roots, and of what their images attest.
+    first: Need,
+    bundles: OnceLock<Bundles>,
+    /// Kernel, init and bundles.
+    list: OnceLock<Vec<Fragment>>,
+    files: OnceLock<Arc<dyn Step>>,
+    document: OnceLock<Document>,
+    all: OnceLock<Fragments>,
+}
+
+/// The bill of materials, and the step that makes its part of the system.
+struct Document {
+    object: (Digest, u64),
+    generated: Arc<dyn Step>,
+}
+
+/// Returns what `slot` holds, making it when it is empty.
+fn known<T>(
+    slot: &OnceLock<T>,
+    make: impl FnOnce() -> Result<T, StepError>,
+) -> Result<&T, StepError> {
+    match slot.get() {
+        Some(value) => Ok(value),
+        None => make().map(|value| slot.get_or_init(|| value)),
     }
-    if got.all(&all).is_err() {
-        return Ok(Err(all));
-    }
-    let mut pending = skeleton(plan).into_iter().collect::<Vec<_>>();
-    volumes(plan, &roots, got, &mut pending)?;
-    let mut materials = sbom::components(plan);
-    let warnings = containers(plan, &roots, got, &mut pending, &mut materials)?;
-    let kernel = roots.kernel.as_ref().and_then(|step| got.get(&**step));
-    let init = match roots.init(kernel.as_deref(), got)? {
-        Ok(init) => init,
-        Err(need) => return Ok(Err(need)),
-    };
-    let needed: Need = pending
-        .iter()
-        .map(|pending| pending.generated.clone())
-        .chain(init.clone())
-        .collect();
-    if let Err(need) = got.all(&needed) {
-        return Ok(Err(need));
+}
+
+impl Components {
+    pub(crate) fn new(plan: Arc<Plan>) -> Self {
+        let roots = Roots::of(&plan);
+        let mut first = roots.all();
+        if plan.sbom.is_some() {
+            first.extend(sbom::attestations(plan.origins()));
+        }
+        Self {
+            plan,
+            roots,
+            first,
+            bundles: OnceLock::new(),
+            list: OnceLock::new(),
+            files: OnceLock::new(),
+            document: OnceLock::new(),
+            all: OnceLock::new(),
+        }
     }
 
-    let mut list = Vec::new();
-    if let (Some(kernel), Some(planned)) = (&kernel, &plan.kernel) {
-        let boot = kernel.output("boot").copied();
-        let boot = boot
-            .ok_or_else(|| StepError::new("kernel", "the cache's record of it has no boot tree"))?;
-        list.push(fragment(
-            "kernel",
-            planned.origin.name.clone(),
-            "kernel",
-            vec![whole(boot)],
-        ));
-    }
-    if let Some(action) = init.and_then(|step| got.get(&*step)) {
-        list.push(fragment(
-            "init",
-            init_source(plan),
-            "init",
-            vec![whole(tree_of(&action, "init")?)],
-        ));
-    }
-    for Pending {
-        mut fragment,
-        generated,
-    } in pending
-    {
-        if let Some(action) = got.get(&*generated) {
-            fragment
-                .parts
-                .insert(0, whole(tree_of(&action, &fragment.name)?));
+    /// Returns the fragments, or what is needed before they are known.
+    pub(crate) fn fragments(&self, got: &Results<'_>) -> Known<&Fragments> {
+        if let Some(all) = self.all.get() {
+            return Ok(Ok(all));
         }
-        list.push(fragment);
-    }
-    let mut last = 0;
-    if !plan.files.is_empty() {
-        let step: Arc<dyn Step> = Arc::new(Generated {
-            kind: "files",
-            label: "files".into(),
-            nodes: with_parents(&plan.files, &list, got)?,
-        });
-        let Some(action) = got.get(&*step) else {
-            return Ok(Err(vec![step]));
+        if got.all(&self.first).is_err() {
+            return Ok(Err(self.first.clone()));
+        }
+        let kernel = self.roots.kernel.as_ref().and_then(|step| got.get(&**step));
+        let bundles = known(&self.bundles, || self.bundles(got))?;
+        let list = match self.list.get() {
+            Some(list) => list,
+            None => match self.components(kernel.as_deref(), &bundles.pending, got)? {
+                Ok(list) => self.list.get_or_init(|| list),
+                Err(need) => return Ok(Err(need)),
+            },
         };
-        list.push(fragment(
-            "files",
-            "linuxkit.files".into(),
-            "files",
-            vec![whole(tree_of(&action, "files")?)],
-        ));
-        last += 1;
+        let mut last = Vec::new();
+        if !self.plan.files.is_empty() {
+            let step = known(&self.files, || {
+                let nodes = with_parents(&self.plan.files, || list.iter(), got)?;
+                Ok(generated("files", "files", nodes))
+            })?;
+            let Some(action) = got.get(&**step) else {
+                return Ok(Err(vec![step.clone()]));
+            };
+            let parts = vec![whole(tree_of(&action, "files")?)];
+            last.push(fragment("files", "linuxkit.files".into(), "files", parts));
+        }
+        let mut document = None;
+        if let Some(options) = &self.plan.sbom {
+            let found = match self.document.get() {
+                Some(found) => found,
+                None => match sbom::document(options, &bundles.materials, got)? {
+                    Ok(object) => known(&self.document, || {
+                        let before = || list.iter().chain(&last);
+                        document_node(options, object, before, got)
+                    })?,
+                    Err(need) => return Ok(Err(need)),
+                },
+            };
+            let Some(action) = got.get(&*found.generated) else {
+                return Ok(Err(vec![found.generated.clone()]));
+            };
+            document = Some(found.object);
+            // LinuxKit puts no provenance records on it.
+            let parts = vec![whole(tree_of(&action, "sbom")?)];
+            last.push(fragment("sbom", String::new(), "", parts));
+        }
+        Ok(Ok(self.all.get_or_init(|| Fragments {
+            last: last.len(),
+            list: list.iter().cloned().chain(last).collect(),
+            document,
+            kernel,
+        })))
     }
-    let mut document = None;
-    if let Some(options) = &plan.sbom {
-        let (digest, size) = match sbom::document(options, &materials, got)? {
-            Ok(found) => found,
+
+    /// Returns what people should know, once the fragments are known.
+    pub(crate) fn warnings(&self) -> &[Warning] {
+        self.bundles.get().map_or(&[], |bundles| &bundles.warnings)
+    }
+
+    fn bundles(&self, got: &Results<'_>) -> Result<Bundles, StepError> {
+        let mut pending = skeleton(&self.plan).into_iter().collect();
+        volumes(&self.plan, &self.roots, got, &mut pending)?;
+        let mut materials = sbom::components(&self.plan);
+        let warnings = containers(&self.plan, &self.roots, got, &mut pending, &mut materials)?;
+        Ok(Bundles {
+            pending,
+            materials,
+            warnings,
+        })
+    }
+
+    /// Returns the fragments of kernel, init and bundles.
+    fn components(
+        &self,
+        kernel: Option<&Action>,
+        pending: &[Pending],
+        got: &Results<'_>,
+    ) -> Known<Vec<Fragment>> {
+        let init = match self.roots.init(kernel, got)? {
+            Ok(init) => init,
             Err(need) => return Ok(Err(need)),
         };
-        document = Some((digest, size));
-        let path = options
-            .path()
-            .map_err(|why| StepError::new("sbom", format!("{:?} {why}", options.file)))?;
-        let node = Node::new(path, Body::Object(digest, size), 0o644);
-        let step = generated("files", "sbom", with_parents(&[node], &list, got)?);
-        let Some(action) = got.get(&*step) else {
-            return Ok(Err(vec![step]));
+        let needed: Need = pending
+            .iter()
+            .map(|pending| pending.generated.clone())
+            .chain(init.clone())
+            .collect();
+        let Ok(done) = got.all(&needed) else {
+            return Ok(Err(needed));
         };
-        // LinuxKit puts no provenance records on it.
-        let parts = vec![whole(tree_of(&action, "sbom")?)];
-        list.push(fragment("sbom", String::new(), "", parts));
-        last += 1;
+        let mut list = Vec::new();
+        if let (Some(kernel), Some(planned)) = (kernel, &self.plan.kernel) {
+            let boot = kernel.output("boot").copied().ok_or_else(|| {
+                StepError::new("kernel", "the cache's record of it has no boot tree")
+            })?;
+            let parts = vec![whole(boot)];
+            list.push(fragment(
+                "kernel",
+                planned.origin.name.clone(),
+                "kernel",
+                parts,
+            ));
+        }
+        if init.is_some()
+            && let Some(action) = done.last()
+        {
+            let parts = vec![whole(tree_of(action, "init")?)];
+            list.push(fragment("init", init_source(&self.plan), "init", parts));
+        }
+        for (pending, action) in pending.iter().zip(&done) {
+            let mut fragment = pending.fragment.clone();
+            let part = Part {
+                prefix: pending.base.clone(),
+                tree: tree_of(action, &fragment.name)?,
+                shared: false,
+            };
+            fragment.parts.insert(0, part);
+            list.push(fragment);
+        }
+        Ok(Ok(list))
     }
-    Ok(Ok(Fragments {
-        list,
-        last,
-        document,
-        kernel,
-        warnings,
-    }))
+}
+
+/// Gives the bill of materials its place in the system.
+fn document_node<'a, I: Iterator<Item = &'a Fragment>>(
+    options: &Options,
+    object: (Digest, u64),
+    before: impl Fn() -> I,
+    got: &Results<'_>,
+) -> Result<Document, StepError> {
+    let path = options
+        .path()
+        .map_err(|why| StepError::new("sbom", format!("{:?} {why}", options.file)))?;
+    let node = Node::new(path, Body::Object(object.0, object.1), 0o644);
+    let nodes = with_parents(&[node], before, got)?;
+    Ok(Document {
+        object,
+        generated: generated("files", "sbom", nodes),
+    })
 }
 
 fn fragment(name: &str, source: String, location: &str, parts: Vec<Part>) -> Fragment {
@@ -182,11 +279,7 @@ fn clean(text: &str) -> TreePath {
 }
 
 fn generated(kind: &'static str, label: &str, nodes: Vec<Node>) -> Arc<dyn Step> {
-    Arc::new(Generated {
-        kind,
-        label: label.to_owned(),
-        nodes,
-    })
+    Arc::new(Generated::new(kind, label, nodes))
 }
 
 /// The steps that give every origin's tree.
@@ -354,6 +447,7 @@ fn skeleton(plan: &Plan) -> Option<Pending> {
         .collect();
     Some(Pending {
         fragment: fragment("containers", "kiln".into(), "containers", Vec::new()),
+        base: TreePath::default(),
         generated: generated("skeleton", "containers", nodes),
     })
 }
@@ -366,23 +460,23 @@ fn volumes(
 ) -> Result<(), StepError> {
     for (index, (volume, root)) in plan.spec.volumes.iter().zip(&roots.volumes).enumerate() {
         let base = volume_path(&volume.name.value);
-        let mut nodes = vec![Node::directory(clean(&base))];
+        let mut nodes = vec![Node::directory(TreePath::default())];
         let mut parts = Vec::new();
-        let lower = clean(&format!("{base}/lower"));
         match root.as_ref().and_then(|root| got.get(&**root)) {
             Some(action) => parts.push(Part {
-                prefix: lower,
+                prefix: clean(&format!("{base}/lower")),
                 tree: tree_of(&action, &base)?,
                 shared: true,
             }),
-            None => nodes.push(Node::directory(lower)),
+            None => nodes.push(Node::directory(clean("lower"))),
         }
-        nodes.push(Node::directory(clean(&format!("{base}/merged"))));
-        nodes.push(Node::directory(clean(&format!("{base}/tmp"))));
+        nodes.push(Node::directory(clean("merged")));
+        nodes.push(Node::directory(clean("tmp")));
         let source = plan.volumes[index].name().to_owned();
         let name = &volume.name.value;
         out.push(Pending {
             fragment: fragment(name, source, &format!("volume[{index}]"), parts),
+            base: clean(&base),
             generated: generated("volume", name, nodes),
         });
     }
@@ -401,6 +495,7 @@ fn containers(
     let mut placed: BTreeMap<Digest, String> = BTreeMap::new();
     let mut warnings = Vec::new();
     let mut listed = BTreeSet::new();
+    let mut configs: HashMap<String, ImageConfig> = HashMap::new();
     for (section, steps) in &roots.containers {
         let entries = plan
             .spec
@@ -414,9 +509,15 @@ fn containers(
                 .get(&**step)
                 .ok_or_else(|| StepError::new(name.clone(), "its root is not there"))?;
             let tree = tree_of(&action, name)?;
-            let image = image_config(&origin.config(got)?)
-                .map_err(StepError::in_context(format!("image {}", origin.name)))?;
-            let (container, odd) = label::resolve(entry, &image, &plan.ids, &volumes).map_err(
+            let identity = origin.identity();
+            let image = match configs.entry(identity.clone()) {
+                Entry::Occupied(slot) => slot.into_mut(),
+                Entry::Vacant(slot) => slot.insert(
+                    image_config(&origin.config(got)?)
+                        .map_err(StepError::in_context(format!("image {}", origin.name)))?,
+                ),
+            };
+            let (container, odd) = label::resolve(entry, image, &plan.ids, &volumes).map_err(
                 StepError::in_context(format!("{} \"{name}\"", section.name())),
             )?;
             warnings.extend(odd);
@@ -426,7 +527,7 @@ fn containers(
             let shared = placed.get(&tree).cloned();
             let root = shared.clone().unwrap_or_else(|| own.clone());
             // What several share is listed once.
-            if listed.insert((root.clone(), origin.identity())) {
+            if listed.insert((root.clone(), identity)) {
                 materials.push(Component {
                     key: base.trim_start_matches("containers/").to_owned(),
                     path: root.clone(),
@@ -441,23 +542,22 @@ fn containers(
                 });
                 placed.insert(tree, own);
             }
-            let file = |name: &str, bytes| {
-                Node::new(clean(&format!("{base}/{name}")), Body::Bytes(bytes), 0o644)
-            };
+            let file = |name: &str, bytes| Node::new(clean(name), Body::Bytes(bytes), 0o644);
             let mut nodes = vec![
-                Node::directory(clean(&base)),
+                Node::directory(TreePath::default()),
                 file("config.json", config_json(&container)),
                 file("runtime.json", runtime_json(&container, &base, &root)),
             ];
             if !container.readonly {
-                nodes.push(Node::directory(clean(&format!("{base}/tmp"))));
+                nodes.push(Node::directory(clean("tmp")));
             }
             if !container.readonly || shared.is_some() {
-                nodes.push(Node::directory(clean(&format!("{base}/rootfs"))));
+                nodes.push(Node::directory(clean("rootfs")));
             }
             let location = format!("{}[{index}]", section.name());
             out.push(Pending {
                 fragment: fragment(name, origin.name.clone(), &location, parts),
+                base: clean(&base),
                 generated: generated("bundle", name, nodes),
             });
         }
@@ -502,13 +602,13 @@ fn image_config(json: &[u8]) -> Result<ImageConfig, serde_json::Error> {
 
 /// Adds the directories that nothing else makes, 0755 and root's, and takes every path where the
 /// links of the system lead.
-fn with_parents(
+fn with_parents<'a, I: Iterator<Item = &'a Fragment>>(
     files: &[Node],
-    list: &[Fragment],
+    list: impl Fn() -> I,
     got: &Results<'_>,
 ) -> Result<Vec<Node>, StepError> {
     let context = || StepError::in_context("files");
-    let parts = || list.iter().flat_map(|fragment| &fragment.parts);
+    let parts = || list().flat_map(|fragment| &fragment.parts);
     let mut trees = BTreeMap::new();
     let touched = |part: &Part| {
         files
@@ -516,7 +616,7 @@ fn with_parents(
             .any(|node| is_under(node.path.as_bytes(), part.prefix.as_bytes()))
     };
     for part in parts().filter(|part| touched(part)) {
-        if let std::collections::btree_map::Entry::Vacant(slot) = trees.entry(part.tree) {
+        if let btree_map::Entry::Vacant(slot) = trees.entry(part.tree) {
             slot.insert(Tree::open(got.cache, &part.tree).map_err(context())?);
         }
     }

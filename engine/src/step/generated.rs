@@ -1,5 +1,7 @@
 //! Trees that kiln writes itself, as steps: bundles, skeletons, files.
 
+use std::sync::Arc;
+
 use kiln_cache::{Action, Key, KeyBuilder};
 
 use super::{Lane, Next, Results, Reuse, Step, StepError, Task};
@@ -10,26 +12,18 @@ const GENERATED_VERSION: u32 = 1;
 
 /// A tree out of nodes whose content is known.
 pub struct Generated {
-    /// The step's kind.
-    pub kind: &'static str,
-    /// What people call it.
-    pub label: String,
-    /// What to make.
-    pub nodes: Vec<Node>,
+    kind: &'static str,
+    label: String,
+    nodes: Arc<[Node]>,
+    key: Key,
 }
 
-impl Step for Generated {
-    fn kind(&self) -> &'static str {
-        self.kind
-    }
-
-    fn label(&self) -> String {
-        self.label.clone()
-    }
-
-    fn id(&self) -> Key {
+impl Generated {
+    /// Returns the step that makes these nodes; `label` is what people call it.
+    #[must_use]
+    pub fn new(kind: &'static str, label: impl Into<String>, nodes: Vec<Node>) -> Self {
         let mut key = KeyBuilder::new("generated", GENERATED_VERSION);
-        for node in &self.nodes {
+        for node in &nodes {
             key = key
                 .field("path", node.path.as_bytes())
                 .number("mode", node.mode.into())
@@ -43,13 +37,32 @@ impl Step for Generated {
                 Body::Symlink(target) => key.field("symlink", target),
             };
         }
-        key.finish()
+        Self {
+            kind,
+            label: label.into(),
+            nodes: nodes.into(),
+            key: key.finish(),
+        }
+    }
+}
+
+impl Step for Generated {
+    fn kind(&self) -> &'static str {
+        self.kind
+    }
+
+    fn label(&self) -> String {
+        self.label.clone()
+    }
+
+    fn id(&self) -> Key {
+        self.key
     }
 
     fn next(&self, _got: &Results<'_>) -> Result<Next, StepError> {
         let (nodes, context) = (self.nodes.clone(), format!("{} {}", self.kind, self.label));
         Ok(Next::Run(Task {
-            key: self.id(),
+            key: self.key,
             lane: Lane::Cpu,
             reuse: Reuse::Always,
             work: Box::new(move |scope| {

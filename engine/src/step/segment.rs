@@ -134,10 +134,10 @@ fn list(
             segments: segments.iter().map(Stored::from).collect(),
         });
     };
-    let boot = boot(cache, &fragments.list)?;
     match format {
         Format::Tar => add("tar", ".tar", &tar_segments(cache, tar)?),
         Format::KernelInitrd => {
+            let boot = boot(cache, &fragments.list)?;
             let initrd = initrd_segments(cache, boot.ucode.as_ref(), members)?;
             for file in kernel_initrd(&boot, &initrd) {
                 let role = match file.suffix {
@@ -149,6 +149,7 @@ fn list(
             }
         }
         Format::TarKernelInitrd => {
+            let boot = boot(cache, &fragments.list)?;
             let file = tar_kernel_initrd(cache, &boot, members)?;
             add("tar", file.suffix, &file.segments);
         }

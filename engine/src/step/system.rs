@@ -9,7 +9,7 @@ use std::sync::{Arc, OnceLock};
 
 use kiln_cache::{Action, Key, KeyBuilder};
 
-use super::components::fragments;
+use super::components::Components;
 use super::kernel::Kernel;
 use super::layout::Layout;
 use super::root::Origin;
@@ -101,7 +101,8 @@ pub enum Init {
 
 /// The root of the graph.
 pub struct System {
-    plan: Arc<Plan>,
+    formats: Vec<Format>,
+    components: Components,
     /// What is stored once: known when all fragments are, and then the same for all formats.
     shared: OnceLock<Arc<SharePlan>>,
 }
@@ -111,14 +112,23 @@ impl System {
     #[must_use]
     pub fn new(plan: Arc<Plan>) -> Self {
         Self {
-            plan,
+            formats: plan.formats.clone(),
+            components: Components::new(plan),
             shared: OnceLock::new(),
         }
     }
 }
 
 /// The system's bill of materials alone: value `outputs` as [`System`] has it.
-pub struct Materials(pub Arc<Plan>);
+pub struct Materials(Components);
+
+impl Materials {
+    /// Returns the step for a plan.
+    #[must_use]
+    pub fn new(plan: Arc<Plan>) -> Self {
+        Self(Components::new(plan))
+    }
+}
 
 impl Step for Materials {
     fn kind(&self) -> &'static str {
@@ -134,7 +144,7 @@ impl Step for Materials {
     }
 
     fn next(&self, got: &Results<'_>) -> Result<Next, StepError> {
-        Ok(match fragments(&self.0, got)? {
+        Ok(match self.0.fragments(got)? {
             Err(need) => Next::Need(need),
             Ok(fragments) => Next::Done(Action {
                 values: vec![("outputs".into(), whole_objects(fragments.document)?)],
@@ -158,14 +168,14 @@ impl Step for System {
     }
 
     fn next(&self, got: &Results<'_>) -> Result<Next, StepError> {
-        let fragments = match fragments(&self.plan, got)? {
+        let fragments = match self.components.fragments(got)? {
             Ok(fragments) => fragments,
             Err(need) => return Ok(Next::Need(need)),
         };
         let shared = match self.shared.get() {
             Some(shared) => shared,
             None => {
-                for warning in &fragments.warnings {
+                for warning in self.components.warnings() {
                     got.listener
                         .event(&Event::Warning(format!("{}: {warning}", warning.at())));
                 }
@@ -174,7 +184,7 @@ impl Step for System {
                 self.shared.get_or_init(|| Arc::new(shared))
             }
         };
-        match outputs(&self.plan.formats, &fragments, shared, got)? {
+        match outputs(&self.formats, fragments, shared, got)? {
             Ok(outputs) => Ok(Next::Done(Action {
                 values: vec![("outputs".into(), outputs)],
                 ..Action::default()

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use kiln_cache::{Action, Cache, CacheError, Digest, Key, KeyBuilder};
 use kiln_engine::event::{Event, Listener, Outcome, Silent};
-use kiln_engine::step::scheduler::{RunError, run};
+use kiln_engine::step::scheduler::{RunError, recall, run};
 use kiln_engine::step::{Lane, Next, Results, Reuse, Step, StepError, Task};
 
 /// What the steps of a test did, and what they are told to do.
@@ -186,6 +186,42 @@ fn edges_are_recorded_in_the_graph_and_in_the_cache() {
         (action.kind.as_str(), action.label.as_str()),
         ("sum", "top")
     );
+}
+
+#[test]
+fn what_was_there_already_is_an_edge_too() {
+    let (_directory, cache) = cache();
+    let world = Arc::new(World::default());
+    let a = leaf(&world, "a");
+    let left = sum(&world, "left", &[&a]);
+    // It never has to wait for a.
+    let top = sum(&world, "top", &[&left, &a]);
+    let (_, graph) = run(&cache, &Silent, &AtomicBool::new(false), &top).unwrap();
+    let key = |label: &str| {
+        let mut nodes = graph.nodes.iter();
+        nodes.find(|node| node.label == label).unwrap().key.unwrap()
+    };
+    let action = cache.action(&key("top")).unwrap().unwrap();
+    assert_eq!(action.edges, [key("left"), key("a")]);
+}
+
+#[test]
+fn many_steps_are_asked_side_by_side_and_found_in_the_cache() {
+    let (_directory, cache) = cache();
+    let world = Arc::new(World::default());
+    let names: Vec<&'static str> = (0..100)
+        .map(|number| &*Box::leak(number.to_string().into_boxed_str()))
+        .collect();
+    let leaves: Vec<_> = names.iter().map(|name| sum(&world, name, &[])).collect();
+    let root = sum(&world, "root", &leaves.iter().collect::<Vec<_>>());
+    let first = go(&cache, &root).unwrap();
+    assert_eq!(ran(&world).len(), 101);
+    let (action, graph) = recall(&cache, &Silent, &AtomicBool::new(false), &root).unwrap();
+    let text = cache.read(action.output("text").unwrap()).unwrap();
+    assert_eq!(String::from_utf8(text).unwrap(), first);
+    assert!(ran(&world).is_empty());
+    let labels = graph.nodes.iter().map(|node| node.label.as_str());
+    assert!(labels.eq(["root"].into_iter().chain(names)));
 }
 
 #[test]

@@ -17,7 +17,7 @@ use std::sync::Arc;
 use kiln_cache::{Action, Key, KeyBuilder};
 
 use super::image::Image;
-use super::{Lane, Next, Results, Reuse, Scope, Step, StepError, Task};
+use super::{Known, Lane, Next, Results, Reuse, Scope, Step, StepError, Task};
 use crate::digest::Sha256;
 use crate::image_store::store;
 use crate::source::{LAYER_TYPES, LayerDescriptor};
@@ -65,17 +65,22 @@ pub(crate) fn decode(mut bytes: &[u8]) -> Option<Vec<(Key, LayerDescriptor)>> {
     Some(layers)
 }
 
-/// Returns the steps for the layers of an image, bottom first.
+/// Returns the results of an image's layers, bottom first; or the steps, when some are not there.
 pub(crate) fn layers_of(
     image: &Arc<Image>,
     manifest: &Action,
-) -> Result<Vec<Arc<dyn Step>>, StepError> {
+    got: &Results<'_>,
+) -> Known<Vec<Arc<Action>>> {
     let layers = manifest.value("layers").and_then(decode).ok_or_else(|| {
         StepError::new(
             format!("image {}", image.source.name()),
             "the cache's record of it is damaged",
         )
     })?;
+    let found = layers.iter().map(|(key, _)| (got.find)(key));
+    if let Some(found) = found.collect() {
+        return Ok(Ok(found));
+    }
     let step = |(key, layer)| {
         Arc::new(Layer {
             image: image.clone(),
@@ -83,7 +88,7 @@ pub(crate) fn layers_of(
             key,
         }) as Arc<dyn Step>
     };
-    Ok(layers.into_iter().map(step).collect())
+    Ok(Err(layers.into_iter().map(step).collect()))
 }
 
 /// Downloads, verifies and indexes a layer, in one pass.

@@ -59,21 +59,24 @@ impl Origin {
 
     /// Returns the layers' trees, bottom first; or what is needed before they are known.
     fn layers(&self, got: &Results<'_>) -> Known<Vec<Digest>> {
-        let steps = match &self.source {
-            Source::Directory(path) => vec![Arc::new(Directory(path.clone())) as Arc<dyn Step>],
+        let done = match &self.source {
+            Source::Directory(path) => {
+                let step: Arc<dyn Step> = Arc::new(Directory(path.clone()));
+                got.all(&[step])
+            }
             Source::Debian(packages) => match packages.layers(got)? {
-                Ok(steps) => steps,
-                Err(need) => return Ok(Err(need)),
+                Ok(steps) => got.all(&steps),
+                Err(need) => Err(need),
             },
             Source::Image(image) => {
                 let manifest: Arc<dyn Step> = Arc::new(Manifest(image.clone()));
                 match got.get(&*manifest) {
-                    Some(found) => layers_of(image, &found)?,
-                    None => return Ok(Err(vec![manifest])),
+                    Some(found) => layers_of(image, &found, got)?,
+                    None => Err(vec![manifest]),
                 }
             }
         };
-        match got.all(&steps) {
+        match done {
             Err(need) => Ok(Err(need)),
             Ok(done) => done
                 .iter()

@@ -2,11 +2,13 @@
 //!
 //! One thread (the caller's) owns the graph and asks steps what they need; work runs on rayon
 //! or on the few threads of the network lane and comes back through a channel. A result is
-//! looked up by key first, so an equal input stops the wave. While nothing runs, steps are asked
-//! and looked up on all cores; what comes of it is taken in order. When a step fails, running
-//! work finishes (others can reuse it) and nothing new starts.
+//! looked up by key first, so an equal input stops the wave. What a step needs goes before its
+//! neighbours, so that they find it there. While nothing runs, steps are asked and looked up on
+//! all cores; what comes of it is taken in order. When a step fails, running work finishes
+//! (others can reuse it) and nothing new starts.
 
-use std::collections::{HashMap, VecDeque};
+use std::cell::RefCell;
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::time::{Duration, Instant};
@@ -62,8 +64,6 @@ struct State {
     step: Arc<dyn Step>,
     missing: usize,
     wanted_by: Vec<usize>,
-    /// The node whose needs were last compared with this one.
-    seen_by: usize,
     result: Option<Arc<Action>>,
 }
 
@@ -271,12 +271,17 @@ enum Move {
     Done(Action),
 }
 
+/// A move, and the nodes whose results led to it.
+type Asked = (Move, Vec<usize>);
+
 struct Loop<'a> {
     worker: Worker<'a>,
     states: Vec<State>,
     graph: Graph,
     by_id: HashMap<Key, usize>,
     ready: VecDeque<usize>,
+    /// What became ready since the last question.
+    fresh: Vec<usize>,
     running: usize,
     failure: Option<StepError>,
 }
@@ -289,6 +294,7 @@ impl<'a> Loop<'a> {
             graph: Graph::default(),
             by_id: HashMap::new(),
             ready: VecDeque::new(),
+            fresh: Vec::new(),
             running: 0,
             failure: None,
         }
@@ -302,7 +308,13 @@ impl<'a> Loop<'a> {
     ) -> Result<(Arc<Action>, Graph), RunError> {
         self.node(root);
         loop {
-            while !self.ready.is_empty() {
+            loop {
+                while let Some(node) = self.fresh.pop() {
+                    self.ready.push_front(node);
+                }
+                if self.ready.is_empty() {
+                    break;
+                }
                 if self.failure.is_some() || self.worker.cancel.load(Ordering::Relaxed) {
                     self.ready.clear();
                     break;
@@ -366,7 +378,6 @@ impl<'a> Loop<'a> {
             step: step.clone(),
             missing: 0,
             wanted_by: Vec::new(),
-            seen_by: usize::MAX,
             result: None,
         });
         self.graph.nodes.push(Node {
@@ -377,7 +388,7 @@ impl<'a> Loop<'a> {
             outcome: None,
             duration: Duration::ZERO,
         });
-        self.ready.push_back(node);
+        self.fresh.push(node);
         node
     }
 
@@ -389,25 +400,29 @@ impl<'a> Loop<'a> {
             _ => 1,
         };
         let wave: Vec<usize> = self.ready.drain(..wave).collect();
-        for (node, next) in wave.iter().zip(self.ask(&wave)) {
-            match next {
-                Ok(next) => self.make(*node, next, start),
+        for (node, asked) in wave.iter().zip(self.ask(&wave)) {
+            match asked {
+                Ok((next, used)) => {
+                    self.graph.nodes[*node].needs = used;
+                    self.make(*node, next, start);
+                }
                 Err(error) => return self.fail(*node, error),
             }
         }
     }
 
     /// Asks steps for their next moves.
-    fn ask(&self, wave: &[usize]) -> Vec<Result<Move, StepError>> {
+    fn ask(&self, wave: &[usize]) -> Vec<Result<Asked, StepError>> {
         let cache = self.worker.cache;
         if let [node] = wave {
-            return vec![self.ask_one(*node).and_then(|next| self.whole(*node, next))];
+            let asked = self.ask_one(*node);
+            return vec![asked.and_then(|asked| self.whole(*node, asked))];
         }
         let asked: Vec<_> = wave.par_iter().map(|node| self.ask_one(*node)).collect();
         let held: Vec<Digest> = asked
             .iter()
             .flatten()
-            .filter_map(|next| match next {
+            .filter_map(|(next, _)| match next {
                 Move::Run(_, Some(action)) => Some(&action.outputs),
                 _ => None,
             })
@@ -419,16 +434,18 @@ impl<'a> Loop<'a> {
         }
         let asked = asked.into_par_iter().zip(wave);
         asked
-            .map(|(next, node)| next.and_then(|next| self.whole(*node, next)))
+            .map(|(asked, node)| asked.and_then(|asked| self.whole(*node, asked)))
             .collect()
     }
 
-    fn ask_one(&self, node: usize) -> Result<Move, StepError> {
+    fn ask_one(&self, node: usize) -> Result<Asked, StepError> {
         let step = &self.states[node].step;
+        let used = RefCell::new(Vec::new());
         let find = |id: &Key| {
-            self.by_id
-                .get(id)
-                .and_then(|at| self.states[*at].result.clone())
+            let at = *self.by_id.get(id)?;
+            let result = self.states[at].result.clone()?;
+            used.borrow_mut().push(at);
+            Some(result)
         };
         let results = Results {
             find: &find,
@@ -436,7 +453,7 @@ impl<'a> Loop<'a> {
             listener: self.worker.listener,
             is_recall: self.worker.is_recall,
         };
-        Ok(match step.next(&results)? {
+        let next = match step.next(&results)? {
             Next::Done(action) => Move::Done(action),
             Next::Need(steps) => Move::Need(steps),
             Next::Run(task) => {
@@ -450,17 +467,20 @@ impl<'a> Loop<'a> {
                 };
                 Move::Run(task, known)
             }
-        })
+        };
+        let (mut used, mut known) = (used.into_inner(), HashSet::new());
+        used.retain(|node| known.insert(*node));
+        Ok((next, used))
     }
 
     /// Forgets what is known of a key when its objects are not all there and whole.
-    fn whole(&self, node: usize, next: Move) -> Result<Move, StepError> {
+    fn whole(&self, node: usize, (next, used): Asked) -> Result<Asked, StepError> {
         let Move::Run(task, Some(action)) = next else {
-            return Ok(next);
+            return Ok((next, used));
         };
         let sound = self.worker.cache.sound(&action);
         let sound = sound.map_err(|error| self.in_step(node, error))?;
-        Ok(Move::Run(task, sound.then_some(action)))
+        Ok((Move::Run(task, sound.then_some(action)), used))
     }
 
     fn in_step(&self, node: usize, error: CacheError) -> StepError {
@@ -474,14 +494,8 @@ impl<'a> Loop<'a> {
             Move::Done(action) => self.settle(node, action, Outcome::Cached, Duration::ZERO),
             Move::Need(steps) => {
                 let mut missing = 0;
-                for needed in &self.graph.nodes[node].needs {
-                    self.states[*needed].seen_by = node;
-                }
                 for step in &steps {
                     let needed = self.node(step);
-                    if std::mem::replace(&mut self.states[needed].seen_by, node) != node {
-                        self.graph.nodes[node].needs.push(needed);
-                    }
                     if self.states[needed].result.is_none() {
                         self.states[needed].wanted_by.push(node);
                         missing += 1;
@@ -489,7 +503,7 @@ impl<'a> Loop<'a> {
                 }
                 self.states[node].missing = missing;
                 if missing == 0 {
-                    self.ready.push_back(node);
+                    self.fresh.push(node);
                 }
             }
             Move::Run(task, known) => {
@@ -539,7 +553,7 @@ impl<'a> Loop<'a> {
         for waiting in std::mem::take(&mut self.states[node].wanted_by) {
             self.states[waiting].missing -= 1;
             if self.states[waiting].missing == 0 {
-                self.ready.push_back(waiting);
+                self.fresh.push(waiting);
             }
         }
     }

@@ -3,6 +3,7 @@
 //! Enters: the result of the graph. Leaves: files, and a note per file of what it holds, so that
 //! the next build changes only what differs.
 
+use std::collections::HashSet;
 use std::fs::{self, File, TryLockError};
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -214,14 +215,11 @@ fn one(
     });
     let payload = serde_json::to_vec(stored).unwrap_or_default();
     let now: Vec<PlacedSegment> = assemble(cache, segments, Target::Path(path), placed.as_deref())?;
+    let there: HashSet<&Segment> = placed.iter().flatten().map(|old| &old.segment).collect();
     let written = now
         .iter()
-        .filter(|segment| {
-            !placed
-                .as_ref()
-                .is_some_and(|placed| placed.iter().any(|old| old.segment == segment.segment))
-        })
-        .map(|segment| segment.segment.len)
+        .filter(|placed| !there.contains(&placed.segment))
+        .map(|placed| placed.segment.len)
         .sum();
     let file =
         FileStamp::of_output(path, Digest::of(&payload)).map_err(BuildError::output(path))?;

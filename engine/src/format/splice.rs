@@ -15,6 +15,7 @@
 //! The price of editing in place: a process killed in the middle leaves no output (its temporary
 //! file is swept by the next build), and a failing disk takes the old output with it.
 
+use std::collections::HashMap;
 use std::fs::{self, File};
 use std::io;
 use std::ops::Range;
@@ -109,45 +110,75 @@ impl Edit {
 
 /// Returns the changes that turn `old` into `new`, keeping as many bytes as possible.
 fn edits(old: &[PlacedSegment], new: &[Segment]) -> Vec<Edit> {
-    // best[i][j]: the most bytes that old[i..] and new[j..] have in common, in order. Outputs
-    // have some dozens of segments.
-    let mut best = vec![vec![0_u64; new.len() + 1]; old.len() + 1];
-    for i in (0..old.len()).rev() {
-        for j in (0..new.len()).rev() {
-            let skip = best[i + 1][j].max(best[i][j + 1]);
-            best[i][j] = match old[i].segment == new[j] {
-                true => skip.max(best[i + 1][j + 1] + new[j].len),
-                false => skip,
-            };
-        }
-    }
-    let (mut i, mut j) = (0, 0);
+    let (mut i, mut j, mut keep) = (0, 0, 0);
     let mut out = Vec::new();
-    let empty = |j: usize| Edit {
-        keep: 0,
+    let end = (old.len(), new.len());
+    for (in_old, in_new) in common(old, new).into_iter().chain([end]) {
+        if (in_old, in_new) != (i, j) {
+            let gone = &old[i..in_old];
+            out.push(Edit {
+                keep: std::mem::take(&mut keep),
+                removed: gone.iter().map(|placed| placed.segment.len).sum(),
+                new: j..in_new,
+            });
+        }
+        if let Some(kept) = new.get(in_new) {
+            keep += kept.len;
+        }
+        (i, j) = (in_old + 1, in_new + 1);
+    }
+    out.push(Edit {
+        keep,
         removed: 0,
-        new: j..j,
-    };
-    let mut edit = empty(0);
-    while i < old.len() || j < new.len() {
-        let same = i < old.len() && j < new.len() && old[i].segment == new[j];
-        if same && best[i][j] == best[i + 1][j + 1] + new[j].len {
-            if !edit.is_empty() {
-                out.push(std::mem::replace(&mut edit, empty(j)));
+        new: new.len()..new.len(),
+    });
+    out
+}
+
+/// Returns what both have in order, as pairs of indices: of all such lists one of the most bytes.
+///
+/// The heaviest chain among the pairs of equal segments (Hunt and Szymanski 1977, weighted): outputs
+/// may have tens of thousands of segments, nearly all of them different from each other.
+fn common(old: &[PlacedSegment], new: &[Segment]) -> Vec<(usize, usize)> {
+    let mut places: HashMap<&Segment, Vec<usize>> = HashMap::new();
+    for (at, segment) in new.iter().enumerate() {
+        places.entry(segment).or_default().push(at);
+    }
+    // The heaviest chain that ends before each place of `new`, as a Fenwick tree of maxima.
+    let mut best: Vec<(u64, Option<usize>)> = vec![(0, None); new.len() + 1];
+    let mut pairs: Vec<(usize, usize, Option<usize>)> = Vec::new();
+    for (i, placed) in old.iter().enumerate() {
+        let found = places.get(&placed.segment).into_iter().flatten();
+        // From behind: no chain has two pairs of one old segment.
+        for j in found.rev().copied() {
+            let mut before = (0, None);
+            let mut at = j;
+            while at > 0 {
+                before = before.max(best[at]);
+                at &= at - 1;
             }
-            edit.keep += new[j].len;
-            (i, j) = (i + 1, j + 1);
-            edit.new = j..j;
-        } else if j == new.len() || (i < old.len() && best[i + 1][j] >= best[i][j + 1]) {
-            edit.removed += old[i].segment.len;
-            i += 1;
-        } else {
-            j += 1;
-            edit.new.end = j;
+            let chain = (before.0 + placed.segment.len, Some(pairs.len()));
+            pairs.push((i, j, before.1));
+            let mut at = j + 1;
+            while at < best.len() {
+                if best[at].0 < chain.0 {
+                    best[at] = chain;
+                }
+                at += at & at.wrapping_neg();
+            }
         }
     }
-    out.push(edit);
-    out
+    let mut chain = Vec::new();
+    let mut at = best
+        .iter()
+        .max_by_key(|best| best.0)
+        .and_then(|best| best.1);
+    while let Some((i, j, before)) = at.map(|at| pairs[at]) {
+        chain.push((i, j));
+        at = before;
+    }
+    chain.reverse();
+    chain
 }
 
 /// Opens the output for writing, when it is a regular file of this length with one name.
@@ -226,4 +257,91 @@ fn shift(file: &File, at: u64, removed: u64, len: u64) -> bool {
     by.is_multiple_of(ALIGN_BYTES)
         && end <= at + removed
         && rustix::fs::fallocate(file, flags, start, by).is_ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use kiln_cache::Digest;
+    use proptest::prelude::*;
+
+    use super::super::{Form, assemble::place};
+    use super::*;
+
+    fn segments(numbers: &[u8]) -> Vec<Segment> {
+        let segment = |number: &u8| Segment {
+            digest: Digest::of(&[*number]),
+            len: 1 + u64::from(*number) * 3,
+            form: Form::Bytes,
+        };
+        numbers.iter().map(segment).collect()
+    }
+
+    /// The most bytes in common, by looking at all.
+    fn most(old: &[Segment], new: &[Segment]) -> u64 {
+        let mut best = vec![vec![0; new.len() + 1]; old.len() + 1];
+        for i in (0..old.len()).rev() {
+            for j in (0..new.len()).rev() {
+                let skip: u64 = best[i + 1][j].max(best[i][j + 1]);
+                let take = best[i + 1][j + 1] + new[j].len;
+                best[i][j] = if old[i] == new[j] {
+                    skip.max(take)
+                } else {
+                    skip
+                };
+            }
+        }
+        best[0][0]
+    }
+
+    proptest! {
+        #[test]
+        fn the_most_is_kept_and_the_rest_exchanged(
+            old in proptest::collection::vec(0..9_u8, 0..14),
+            new in proptest::collection::vec(0..9_u8, 0..14),
+        ) {
+            let (old, new) = (segments(&old), segments(&new));
+            let edits = edits(&place(&old), &new);
+            prop_assert_eq!(edits.iter().map(|edit| edit.keep).sum::<u64>(), most(&old, &new));
+            // Played, they give the new from the old.
+            let (mut from, mut to, mut at, mut played) = (0, 0, 0, Vec::new());
+            for edit in &edits {
+                let mut keep = edit.keep;
+                while keep > 0 {
+                    prop_assert_eq!(old[from], new[at]);
+                    keep -= old[from].len;
+                    played.push(old[from]);
+                    (from, at) = (from + 1, at + 1);
+                }
+                let mut removed = edit.removed;
+                while removed > 0 {
+                    removed -= old[from].len;
+                    from += 1;
+                }
+                prop_assert_eq!(edit.new.start, at);
+                played.extend(&new[edit.new.clone()]);
+                at = edit.new.end;
+                to = at;
+            }
+            prop_assert_eq!((from, to.max(at)), (old.len(), new.len()));
+            prop_assert_eq!(played, new);
+        }
+    }
+
+    #[test]
+    fn tens_of_thousands_are_compared_at_once() {
+        let many = |first: u32| -> Vec<Segment> {
+            let segment = |number: u32| Segment {
+                digest: Digest::of(&number.to_le_bytes()),
+                len: 4096,
+                form: Form::Recipe,
+            };
+            (first..first + 50_000).map(segment).collect()
+        };
+        // A table of all pairs would take 20 GB.
+        let edits = edits(&place(&many(0)), &many(1));
+        assert_eq!(
+            edits.iter().map(|edit| edit.keep).sum::<u64>(),
+            49_999 * 4096
+        );
+    }
 }

@@ -14,9 +14,8 @@ use std::time::{Duration, Instant};
 
 use kiln_cache::{Cache, Digest};
 use kiln_engine::digest::Sha256;
-use kiln_engine::format::{
-    Fragment, Part, Target, assemble, output::tar_segments, share, tar::segment,
-};
+use kiln_engine::format::tar as format_tar;
+use kiln_engine::format::{Fragment, Part, Target, assemble, output::tar_segments, share};
 use kiln_engine::tree::flatten::{Finish, flatten};
 use kiln_engine::tree::unpack::{Expect, Options, unpack};
 use kiln_engine::tree::{Entry, Kind, Tree, TreePath, TreeWriter};
@@ -126,7 +125,8 @@ fn layers(directory: &Path) -> Anything<()> {
     let mut segments = Vec::new();
     let segmenting = median(|_| {
         let plan = share(&cache, &fragments).expect("a plan");
-        segments = vec![segment(&cache, &fragments[0], &plan.fragments[0]).expect("a segment")];
+        segments =
+            format_tar::segments(&cache, &fragments[0], &plan.fragments[0]).expect("segments");
     });
     let entries = Tree::open(&cache, &flat)?.len();
     println!(

@@ -1,7 +1,12 @@
-//! tar segments: PAX archives (POSIX.1-2017 pax, "pax Interchange Format"), one run per fragment.
+//! tar segments: PAX archives (POSIX.1-2017 pax, "pax Interchange Format"), a run per fragment.
 //!
-//! Enters: a fragment and its plan. Leaves: a recipe whose length is a multiple of 4 KiB, but for
+//! Enters: a fragment and its plan. Leaves: recipes whose lengths are multiples of 4 KiB, but for
 //! the bill of materials.
+//!
+//! A large fragment is cut into several, so that a change in it, such as the target of a hard
+//! link, does not write all of it again. Whether there is a cut after an entry depends on its path
+//! and size alone: those around a change stay where they are. On average [`CUT_BYTES`] lie between
+//! two of them.
 //!
 //! An entry is an `x` header named `DIR/PaxHeaders.0/BASE` with the sorted records
 //! `LINUXKIT.location`, `LINUXKIT.source`, and those only that ustar cannot express (`path`,
@@ -10,11 +15,13 @@
 //! ustar, as LinuxKit writes it. No user or group names. Directories have no trailing slash, as
 //! LinuxKit writes them.
 //!
-//! The padding is a `comment` record in the last entry's `x` header; a fragment without
-//! provenance, which is the last, has none. A global header (`g`) would do too, but LinuxKit's own
+//! The padding is a `comment` record in the `x` header of a segment's last entry; a fragment
+//! without provenance, which is the last, has none, and is not cut. A global header (`g`) would do too, but LinuxKit's own
 //! converters stop at any header type beyond files and `x`.
 
-use kiln_cache::Cache;
+use std::borrow::Cow;
+
+use kiln_cache::{Cache, Digest};
 
 use super::fragment::{OpenFragment, Place};
 use super::recipe::{RecipeWriter, Sink};
@@ -27,20 +34,23 @@ const OCTAL_7_MAX: u64 = 0o777_7777;
 /// The largest number of 11 octal digits, for sizes and times.
 const OCTAL_11_MAX: u64 = 0o777_7777_7777;
 
-/// Version of the bytes: raised whenever a fragment's segment may come out differently.
-pub const VERSION: u32 = 1;
+/// Version of the bytes: raised whenever a fragment's segments may come out differently.
+pub const VERSION: u32 = 2;
 
-/// Writes the tar segment of a fragment; one without source and location gets no such records.
-/// Links in `plan` name paths of this segment or of
-/// segments before it.
+/// Bytes between two cuts, on average. A segment costs some 2 KiB of padding and an object.
+const CUT_BYTES: u64 = 2 << 20;
+
+/// Writes the tar segments of a fragment, at least one; a fragment without source and location
+/// gets no such records, and is one segment. Links in `plan` name paths of these segments or of
+/// segments before them.
 ///
 /// # Errors
-/// When a tree is missing or contradicts itself, or the object cannot be written.
-pub fn segment(
+/// When a tree is missing or contradicts itself, or an object cannot be written.
+pub fn segments(
     cache: &Cache,
     fragment: &Fragment,
     plan: &FragmentPlan,
-) -> Result<Segment, FormatError> {
+) -> Result<Vec<Segment>, FormatError> {
     let open = OpenFragment::open(cache, &fragment.parts)?;
     let mut order = open.order();
     order.retain(|place| !plan.is_skipped(*place));
@@ -48,22 +58,33 @@ pub fn segment(
         sink: RecipeWriter::new(cache)?,
         open: &open,
         plan,
-        provenance: [
-            ("LINUXKIT.location", fragment.location.as_bytes()),
-            ("LINUXKIT.source", fragment.source.as_bytes()),
-        ],
+        provenance: Records::of(fragment).sorted(),
+        fragment,
         names: Names::default(),
-        header: Vec::with_capacity(4096),
     };
     let bare = fragment.source.is_empty() && fragment.location.is_empty();
-    let last = if bare { None } else { order.pop() };
-    for place in order {
-        writer.entry(place, false)?;
+    let mut segments = Vec::new();
+    let mut order = order.into_iter().peekable();
+    while let Some(place) = order.next() {
+        let more = order.peek().is_some();
+        let ends = writer.entry(place, !bare, !more)?;
+        if ends && more {
+            let full = std::mem::replace(&mut writer.sink, RecipeWriter::new(cache)?);
+            segments.push(full.finish()?);
+        }
     }
-    if let Some(place) = last {
-        writer.entry(place, true)?;
-    }
-    writer.sink.finish()
+    segments.push(writer.sink.finish()?);
+    Ok(segments)
+}
+
+/// Returns true when a segment ends after an entry that takes `bytes`.
+fn is_cut(path: &[u8], bytes: u64) -> bool {
+    let digest = Digest::of(path);
+    let Some(head) = digest.as_bytes().first_chunk() else {
+        return false;
+    };
+    // As likely as the entry is large, compared with what should lie between two cuts.
+    u128::from(u64::from_le_bytes(*head)) * u128::from(CUT_BYTES) < u128::from(bytes) << 64
 }
 
 /// Returns the two zero blocks that end an archive.
@@ -84,13 +105,15 @@ struct Writer<'a> {
     sink: RecipeWriter<'a>,
     open: &'a OpenFragment,
     plan: &'a FragmentPlan,
-    provenance: [(&'static str, &'a [u8]); 2],
+    fragment: &'a Fragment,
+    /// The records of its provenance, all that most entries have.
+    provenance: Vec<u8>,
     names: Names,
-    header: Vec<u8>,
 }
 
 impl Writer<'_> {
-    fn entry(&mut self, place: Place, last: bool) -> Result<(), FormatError> {
+    /// Writes an entry. Returns true when the segment may end after it: it is padded.
+    fn entry(&mut self, place: Place, pads: bool, last: bool) -> Result<bool, FormatError> {
         let entry = self.open.entry(place);
         let mut path = Vec::new();
         self.open.path_into(place, &mut path);
@@ -120,13 +143,6 @@ impl Writer<'_> {
         };
         let size = if kind == b'0' { entry.size() } else { 0 };
         let mut records = Records::default();
-        for (key, value) in self
-            .provenance
-            .iter()
-            .filter(|(_, value)| !value.is_empty())
-        {
-            records.add(key.as_bytes(), value);
-        }
         let header = Header {
             path: &path,
             link,
@@ -148,24 +164,38 @@ impl Writer<'_> {
             }
         }
         let data = size + padding(size, BLOCK);
-        let mut body = records.sorted();
-        if last {
+        let mut body = self.body(&records);
+        // The path within its tree: a service's name and number do not matter.
+        let ends = pads && (last || is_cut(entry.path(), 2 * BLOCK + data));
+        if ends {
             let end = self.sink.len() + 2 * BLOCK + round(body.len() as u64) + data;
             let fill = padding(end, ALIGN_BYTES);
-            records.add_comment(fill);
-            body = records.sorted();
+            if fill > 0 {
+                records.add_comment(fill);
+                body = self.body(&records);
+            }
         }
-        self.header.clear();
+        let mut headers = Vec::with_capacity(4 * BLOCK as usize);
         if !body.is_empty() {
-            extended(&path, &body, &mut self.header);
+            extended(&path, &body, &mut headers);
         }
-        header.write(&mut self.header);
-        self.sink.literal(&self.header)?;
+        header.write(&mut headers);
+        self.sink.literal(&headers)?;
         if size > 0 {
             file_data(&mut self.sink, &entry, &path)?;
             self.sink.zeros(data - size)?;
         }
-        Ok(())
+        Ok(ends)
+    }
+
+    /// Returns the body of an `x` header: an entry's own records and those of its fragment.
+    fn body(&self, own: &Records) -> Cow<'_, [u8]> {
+        if own.0.is_empty() {
+            return Cow::Borrowed(&self.provenance);
+        }
+        let mut all = Records::of(self.fragment);
+        all.0.extend_from_slice(&own.0);
+        Cow::Owned(all.sorted())
     }
 
     /// Returns the path that `entry` is a hard link to, when it is not the first of its names.
@@ -238,6 +268,20 @@ const fn round(len: u64) -> u64 {
 struct Records(Vec<(Vec<u8>, Vec<u8>)>);
 
 impl Records {
+    /// Returns the records that say where a fragment comes from.
+    fn of(fragment: &Fragment) -> Self {
+        let mut records = Self::default();
+        for (key, value) in [
+            ("LINUXKIT.location", &fragment.location),
+            ("LINUXKIT.source", &fragment.source),
+        ] {
+            if !value.is_empty() {
+                records.add(key.as_bytes(), value.as_bytes());
+            }
+        }
+        records
+    }
+
     fn add(&mut self, key: &[u8], value: &[u8]) {
         self.0.push((key.to_vec(), value.to_vec()));
     }
@@ -407,13 +451,16 @@ fn put_text(field: &mut [u8], text: &[u8]) {
 
 /// Writes octal digits and a NUL. What does not fit (a PAX record has it) becomes zero.
 fn put_octal(field: &mut [u8], value: u64) {
-    let width = field.len() - 1;
-    let text = format!("{value:0width$o}");
-    let fits = text.len() == width;
-    let digits = if fits { text.as_bytes() } else { &[] };
-    field[..width].fill(b'0');
-    field[..digits.len()].copy_from_slice(digits);
-    field[width] = 0;
+    let Some((end, digits)) = field.split_last_mut() else {
+        return;
+    };
+    *end = 0;
+    let fits = value.checked_shr(3 * digits.len() as u32).unwrap_or(0) == 0;
+    let mut rest = if fits { value } else { 0 };
+    for digit in digits.iter_mut().rev() {
+        *digit = b'0' + (rest & 7) as u8;
+        rest >>= 3;
+    }
 }
 
 /// Returns `[-]seconds[.fraction]` without trailing zeros.

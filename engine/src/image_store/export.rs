@@ -481,8 +481,10 @@ impl Step for Filesystem {
                 };
                 let plan = share(scope.cache, std::slice::from_ref(&fragment))
                     .map_err(StepError::in_context(context()))?;
-                let segment = tar::segment(scope.cache, &fragment, &plan.fragments[0])
+                // Without provenance it is one.
+                let segments = tar::segments(scope.cache, &fragment, &plan.fragments[0])
                     .map_err(StepError::in_context(context()))?;
+                let segment = segments[0];
                 let object = scope
                     .cache
                     .open_object(&segment.digest)

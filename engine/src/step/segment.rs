@@ -1,7 +1,7 @@
 //! Segments: a fragment becomes its part of an output.
 //!
-//! Enters: all fragments of a system and what of them is stored once. Leaves: `segment` (a tar
-//! segment) and `member` (a member of an initrd), and the list of segments of each output file.
+//! Enters: all fragments of a system and what of them is stored once. Leaves: `segment` (the tar
+//! segments of a fragment) and `member` (a member of an initrd), and the list of segments of each output file.
 
 use std::sync::Arc;
 
@@ -20,7 +20,7 @@ use crate::format::{
 };
 
 /// Changes when the segment of the same fragment may change.
-const SEGMENT_VERSION: u32 = 1;
+const SEGMENT_VERSION: u32 = 2;
 
 /// One file of an output: what its name ends with, what it is, and its bytes.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -158,17 +158,23 @@ fn list(
 }
 
 fn read(steps: &[Arc<dyn Step>], got: &Results<'_>) -> Result<Vec<Segment>, StepError> {
-    steps
-        .iter()
-        .map(|step| {
-            let action = got.get(&**step);
-            let stored = action.as_ref().and_then(|action| action.value("segment"));
-            let stored = stored.and_then(|bytes| serde_json::from_slice::<Stored>(bytes).ok());
-            stored.and_then(|stored| stored.segment()).ok_or_else(|| {
-                StepError::new(step.label(), "the cache's record of its segment is damaged")
-            })
-        })
-        .collect()
+    let mut all = Vec::with_capacity(steps.len());
+    for step in steps {
+        let action = got.get(&**step);
+        let stored = action.as_ref().and_then(|action| action.value("segments"));
+        let stored = stored.and_then(|bytes| serde_json::from_slice::<Vec<Stored>>(bytes).ok());
+        let segments = stored.and_then(|stored| {
+            let segments = stored.iter().map(Stored::segment);
+            segments.collect::<Option<Vec<_>>>()
+        });
+        all.extend(segments.ok_or_else(|| {
+            StepError::new(
+                step.label(),
+                "the cache's record of its segments is damaged",
+            )
+        })?);
+    }
+    Ok(all)
 }
 
 /// Adds what identifies a fragment to a key.
@@ -257,7 +263,7 @@ enum What {
     Shared(Compressor),
 }
 
-/// Makes one segment.
+/// Makes the segments of a fragment, or one that several share.
 struct Make {
     kind: &'static str,
     label: String,
@@ -289,41 +295,41 @@ impl Step for Make {
             lane: Lane::Cpu,
             reuse: Reuse::Always,
             work: Box::new(move |scope| {
+                let one =
+                    |made: Member| (vec![made.segment], made.dropped_xattrs, made.dropped_boot);
                 let made = match &what {
                     What::Tar(fragment) => {
-                        let segment = tar::segment(scope.cache, fragment, &plan.fragments[index]);
-                        segment.map(|segment| Member {
-                            segment,
-                            dropped_xattrs: 0,
-                            dropped_boot: 0,
-                        })
+                        tar::segments(scope.cache, fragment, &plan.fragments[index])
+                            .map(|segments| (segments, 0, 0))
                     }
                     What::Member(fragment, compressor) => {
-                        member(scope.cache, fragment, &plan.fragments[index], *compressor)
+                        member(scope.cache, fragment, &plan.fragments[index], *compressor).map(one)
                     }
                     What::Shared(compressor) => {
-                        shared_member(scope.cache, &plan.shared[index], *compressor)
+                        shared_member(scope.cache, &plan.shared[index], *compressor).map(one)
                     }
                 };
-                let made = made.map_err(StepError::in_context(label.clone()))?;
-                if made.dropped_xattrs > 0 {
+                let (segments, dropped_xattrs, dropped_boot) =
+                    made.map_err(StepError::in_context(label.clone()))?;
+                if dropped_xattrs > 0 {
                     scope.warn(format!(
-                        "{label}: {} files lose their extended attributes: an initrd cannot hold them",
-                        made.dropped_xattrs
+                        "{label}: {dropped_xattrs} files lose their extended attributes: an initrd cannot hold them"
                     ));
                 }
-                if made.dropped_boot > 0 {
+                if dropped_boot > 0 {
                     scope.warn(format!(
-                        "{label}: {} files under boot/ are left out of the initrd, as LinuxKit does",
-                        made.dropped_boot
+                        "{label}: {dropped_boot} files under boot/ are left out of the initrd, as LinuxKit does"
                     ));
                 }
-                let stored = serde_json::to_vec(&Stored::from(&made.segment))
-                    .map_err(StepError::in_context(label))?;
-                let size = object_size(scope.cache, &made.segment.digest);
+                let stored: Vec<Stored> = segments.iter().map(Stored::from).collect();
+                let stored = serde_json::to_vec(&stored).map_err(StepError::in_context(label))?;
+                let output = |segment: &Segment| {
+                    let size = object_size(scope.cache, &segment.digest);
+                    ("segment".to_owned(), segment.digest, size)
+                };
                 Ok(Action {
-                    outputs: vec![("segment".into(), made.segment.digest, size)],
-                    values: vec![("segment".into(), stored)],
+                    outputs: segments.iter().map(output).collect(),
+                    values: vec![("segments".into(), stored)],
                     ..Action::default()
                 })
             }),

@@ -200,7 +200,7 @@ fn tar_of(cache: &Cache, fragments: &[Fragment]) -> Vec<Segment> {
     let segments: Vec<Segment> = fragments
         .iter()
         .zip(&plan.fragments)
-        .map(|(fragment, plan)| tar::segment(cache, fragment, plan).unwrap())
+        .flat_map(|(fragment, plan)| tar::segments(cache, fragment, plan).unwrap())
         .collect();
     assert!(segments.iter().all(|segment| segment.len % 4096 == 0));
     output::tar_segments(cache, &segments).unwrap()
@@ -495,4 +495,39 @@ fn tar_kernel_initrd_is_plain() {
         listed.contains("-rw-r--r-- 0/0             700 2017-04-18 16:30 kernel"),
         "{listed}"
     );
+}
+
+/// A fragment of 60 files, some 24 MB, in a service of this name.
+fn large(cache: &Cache, name: &str, longer: Option<usize>) -> Fragment {
+    let files: Vec<_> = (0..60)
+        .map(|number: usize| {
+            let len = 100_000 + number * 7919 % 600_000 + usize::from(longer == Some(number));
+            file(cache, &format!("f{number:02}"), &vec![b'x'; len])
+        })
+        .collect();
+    let prefix = format!("containers/services/{name}/rootfs");
+    fragment(cache, name, &[(&prefix, true, files)])
+}
+
+#[test]
+fn a_large_fragment_is_cut_and_a_change_stays_where_it_is() {
+    let directory = tempfile::tempdir().unwrap();
+    let cache = Cache::open(directory.path().join("cache")).unwrap();
+    let cut = |name, longer| tar_of(&cache, &[large(&cache, name, longer)]);
+    let segments = cut("000-a", None);
+    assert!((5..30).contains(&segments.len()), "{}", segments.len());
+    let path = directory.path().join("out.tar");
+    write(&cache, &path, &segments);
+    let list = Command::new("tar").arg("tf").arg(&path).output().unwrap();
+    assert!(list.status.success(), "{list:?}");
+    assert_eq!(String::from_utf8(list.stdout).unwrap().lines().count(), 60);
+    for longer in 0..60 {
+        let changed = cut("000-a", Some(longer));
+        let new = changed.iter().filter(|segment| !segments.contains(segment));
+        assert!((1..=2).contains(&new.count()), "f{longer:02}");
+    }
+    // Another service's name is in every header, and moves no cut.
+    let renamed = cut("000-b", None);
+    let lengths = |segments: &[Segment]| segments.iter().map(|it| it.len).collect::<Vec<_>>();
+    assert_eq!(lengths(&renamed), lengths(&segments));
 }

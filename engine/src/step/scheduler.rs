@@ -3,8 +3,8 @@
 //! One thread (the caller's) owns the graph and asks steps what they need; work runs on rayon
 //! or on the few threads of the network lane and comes back through a channel. A result is
 //! looked up by key first, so an equal input stops the wave. What a step needs goes before its
-//! neighbours, so that they find it there. While nothing runs, steps are asked and looked up on
-//! all cores; what comes of it is taken in order. When a step fails, running work finishes
+//! neighbours, so that they find it there. While the cores are free, steps are asked and looked up
+//! on all of them; what comes of it is taken in order. When a step fails, running work finishes
 //! (others can reuse it) and nothing new starts.
 
 use std::cell::RefCell;
@@ -69,6 +69,7 @@ struct State {
 
 struct Finished {
     node: usize,
+    lane: Lane,
     result: Result<Action, StepError>,
     outcome: Outcome,
     duration: Duration,
@@ -189,11 +190,12 @@ impl Worker<'_> {
     /// Does a job, unless another process did it meanwhile.
     fn work(&self, job: Job) -> Finished {
         let began = Instant::now();
-        let node = job.node;
+        let (node, lane) = (job.node, job.task.lane);
         let mut outcome = Outcome::Ran;
         let result = self.try_work(job, &mut outcome);
         Finished {
             node,
+            lane,
             result,
             outcome,
             duration: began.elapsed(),
@@ -283,6 +285,8 @@ struct Loop<'a> {
     /// What became ready since the last question.
     fresh: Vec<usize>,
     running: usize,
+    /// Those of them that have a core.
+    on_cores: usize,
     failure: Option<StepError>,
 }
 
@@ -296,6 +300,7 @@ impl<'a> Loop<'a> {
             ready: VecDeque::new(),
             fresh: Vec::new(),
             running: 0,
+            on_cores: 0,
             failure: None,
         }
     }
@@ -328,6 +333,7 @@ impl<'a> Loop<'a> {
                 break;
             };
             self.running -= 1;
+            self.on_cores -= usize::from(finished.lane == Lane::Cpu);
             match finished.result {
                 Ok(action) => {
                     self.settle(finished.node, action, finished.outcome, finished.duration);
@@ -394,9 +400,9 @@ impl<'a> Loop<'a> {
 
     /// Asks some of the ready nodes' steps for their next moves, and makes them.
     fn advance(&mut self, start: &mut dyn FnMut(Job)) {
-        // Work that runs has the cores.
+        // Behind work that has the cores a wave would wait for its end.
         let wave = match self.ready.len() {
-            many if many >= *WAVE.start() && self.running == 0 => many.min(*WAVE.end()),
+            many if many >= *WAVE.start() && self.on_cores == 0 => many.min(*WAVE.end()),
             _ => 1,
         };
         let wave: Vec<usize> = self.ready.drain(..wave).collect();
@@ -522,6 +528,7 @@ impl<'a> Loop<'a> {
                         let edges = needs.iter().filter_map(|need| self.graph.nodes[*need].key);
                         let edges = edges.collect();
                         self.running += 1;
+                        self.on_cores += usize::from(task.lane == Lane::Cpu);
                         start(Job {
                             node,
                             kind,

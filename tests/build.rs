@@ -292,3 +292,24 @@ fn pipes_and_devices_are_written_to_and_links_stay() {
     assert_eq!(said.code, Some(1), "{}", said.stderr);
     assert!(said.stderr.contains("/dev/full"), "{}", said.stderr);
 }
+
+#[test]
+fn a_file_goes_where_a_link_above_containers_leads() {
+    let space = Space::new();
+    let init = space
+        .image("init")
+        .layer(&[("c/", ""), ("containers", "->c")]);
+    let web = space.image("web").layer(&[("srv/web", "1")]);
+    space.write(
+        "system.yml",
+        &format!(
+            "init:\n  - oci:{}\nservices:\n  - name: web\n    image: oci:{}\n\
+             files:\n  - path: containers/services/web/x\n    contents: x\n",
+            init.layout(),
+            web.layout()
+        ),
+    );
+    space.build(&["system.yml", "--format", "tar"]);
+    let entries = read_tar(&space.path("system.tar"));
+    assert_eq!(entries["c/services/web/x"].content, b"x");
+}

@@ -633,6 +633,10 @@ fn with_parents<'a, I: Iterator<Item = &'a Fragment>>(
             .collect::<Vec<_>>();
         for part in &inside {
             let prefix = part.prefix.as_bytes();
+            // A link of a part before may have led out of it.
+            if !is_under(node.path.as_bytes(), prefix) {
+                continue;
+            }
             let rest = node.path.as_bytes()[prefix.len()..]
                 .strip_prefix(b"/")
                 .unwrap_or(&node.path.as_bytes()[prefix.len()..]);

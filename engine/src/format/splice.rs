@@ -33,6 +33,13 @@ use super::{ALIGN_BYTES, FormatError, Segment, padding};
 /// drops it from the page cache.
 const MOVE_MIN_BYTES: u64 = 16 << 20;
 
+/// What lies between two changes is written again when it is less than this part of the least
+/// that is moved.
+const JOIN_DIVISOR: u64 = 16;
+
+/// How often the rest is moved; then it is written.
+const MOVES_MAX: usize = 32;
+
 /// Tries to turn the file at `path` into `new`. Returns false when a fresh file must be written.
 pub(super) fn splice(
     cache: &Cache,
@@ -51,7 +58,7 @@ pub(super) fn splice_moving(
     new: &[Segment],
     move_min: u64,
 ) -> Result<bool, FormatError> {
-    let edits = edits(old, new);
+    let edits = joined(edits(old, new), new, move_min / JOIN_DIVISOR);
     let kept: u64 = edits.iter().map(|edit| edit.keep).sum();
     if kept == 0 {
         return Ok(false);
@@ -132,6 +139,22 @@ fn edits(old: &[PlacedSegment], new: &[Segment]) -> Vec<Edit> {
         removed: 0,
         new: new.len()..new.len(),
     });
+    out
+}
+
+/// Makes one of changes that have less than `join` bytes between them.
+fn joined(edits: Vec<Edit>, new: &[Segment], join: u64) -> Vec<Edit> {
+    let mut out: Vec<Edit> = Vec::new();
+    for edit in edits {
+        match out.last_mut() {
+            Some(last) if !edit.is_empty() && edit.keep < join => {
+                last.removed += edit.keep + edit.removed;
+                last.new.end = edit.new.end;
+            }
+            _ => out.push(edit),
+        }
+    }
+    debug_assert!(out.last().is_none_or(|last| last.new.end == new.len()));
     out
 }
 
@@ -223,12 +246,18 @@ fn apply(
     move_min: u64,
 ) -> Result<(), FormatError> {
     let mut at = 0;
-    for (index, edit) in edits.iter().enumerate() {
+    let mut rest: u64 = edits.iter().map(|edit| edit.keep).sum();
+    let mut moves = 0;
+    for edit in edits {
         at += edit.keep;
+        rest -= edit.keep;
         let len = edit.len(new);
-        let rest: u64 = edits[index + 1..].iter().map(|next| next.keep).sum();
-        let moves = edit.removed == len || (rest >= move_min && shift(file, at, edit.removed, len));
-        if rest > 0 && !moves {
+        let mut fits = edit.removed == len;
+        if !fits && rest >= move_min && moves < MOVES_MAX {
+            moves += 1;
+            fits = shift(file, at, edit.removed, len);
+        }
+        if rest > 0 && !fits {
             let tail = &new[edit.new.start..];
             let tail_len: u64 = tail.iter().map(|segment| segment.len).sum();
             write_at(cache, file, path, at, tail)?;
@@ -298,10 +327,12 @@ mod tests {
         fn the_most_is_kept_and_the_rest_exchanged(
             old in proptest::collection::vec(0..9_u8, 0..14),
             new in proptest::collection::vec(0..9_u8, 0..14),
+            join in 0..20_u64,
         ) {
             let (old, new) = (segments(&old), segments(&new));
             let edits = edits(&place(&old), &new);
             prop_assert_eq!(edits.iter().map(|edit| edit.keep).sum::<u64>(), most(&old, &new));
+            let edits = joined(edits, &new, join);
             // Played, they give the new from the old.
             let (mut from, mut to, mut at, mut played) = (0, 0, 0, Vec::new());
             for edit in &edits {

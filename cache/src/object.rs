@@ -2,7 +2,7 @@
 //!
 //! One way in: an [`ObjectWriter`] streams to `tmp/`, hashing as it goes; `commit` renames it to
 //! its name (an object that is already there is success). One way out: [`Cache::open_object`],
-//! read by `pread` or, for indexes, mapped.
+//! read by `pread` or, for larger indexes, mapped.
 //!
 //! # Durability without syncing
 //!

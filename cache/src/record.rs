@@ -79,7 +79,12 @@ pub(crate) fn read_file(path: &Path) -> Result<Option<Vec<u8>>> {
     let read = File::open(path).and_then(|mut file| {
         // Most are small, and there may be many: no more than two reads.
         let mut first = [0; FIRST_READ_BYTES];
-        let read = file.read(&mut first)?;
+        let read = loop {
+            match file.read(&mut first) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                other => break other?,
+            }
+        };
         bytes.extend_from_slice(&first[..read]);
         let limit = HEAD_BYTES + BODY_BYTES_MAX + 1 - read;
         file.take(limit as u64).read_to_end(&mut bytes)?;

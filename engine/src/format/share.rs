@@ -216,7 +216,9 @@ pub fn share(cache: &Cache, fragments: &[Fragment]) -> Result<Plan, FormatError>
     let open = fragments
         .par_iter()
         .map(|fragment| OpenFragment::open(cache, &fragment.parts))
-        .collect::<Result<Vec<_>, _>>()?;
+        .collect::<Vec<_>>();
+    // Of several errors always the first.
+    let open = open.into_iter().collect::<Result<Vec<_>, _>>()?;
     let mut plans: Vec<FragmentPlan> = shadowed(&open)
         .into_iter()
         .map(|skipped| FragmentPlan {

@@ -5,7 +5,7 @@
 //!
 //! A large fragment is cut into several, so that a change in it, such as the target of a hard
 //! link, does not write all of it again. Whether there is a cut after an entry depends on its path
-//! and size alone: those around a change stay where they are. On average [`CUT_BYTES`] lie between
+//! and the bytes it takes alone: those around a change stay where they are. On average [`CUT_BYTES`] lie between
 //! two of them.
 //!
 //! An entry is an `x` header named `DIR/PaxHeaders.0/BASE` with the sorted records

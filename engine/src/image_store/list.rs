@@ -94,7 +94,9 @@ pub(super) fn keys(cache: &Cache, names: &[Name]) -> Result<BTreeSet<Key>, Build
                     None => {
                         let action = cache.action(&key)?;
                         let layers = action.and_then(|it| layer::decode(it.value("layers")?));
-                        keys.extend(layers.into_iter().flatten().map(|(key, _)| key));
+                        // A record may come from elsewhere: only keys of layers go with an image.
+                        let layers = layers.iter().flatten().map(|(_, layer)| layer_key(layer));
+                        keys.extend(layers);
                     }
                 }
                 keys.insert(key);

@@ -157,10 +157,13 @@ impl Step for Manifest {
                         .image(&manifest)
                         .map_err(StepError::in_context(context.clone()))?,
                 };
+                let layers = layer::encode(&found.layers).ok_or_else(|| {
+                    StepError::new(context.clone(), "a layer has an unknown media type")
+                })?;
                 Ok(Action {
                     outputs: documents(scope.cache, &found)
                         .map_err(StepError::in_context(context))?,
-                    values: vec![("layers".into(), layer::encode(&found.layers))],
+                    values: vec![("layers".into(), layers)],
                     ..Action::default()
                 })
             }),

@@ -26,8 +26,8 @@ use crate::tree::unpack::{Expect, Options, Unpacked, unpack};
 /// Changes when the pack or tree of the same layer may change.
 pub(super) const VERSION: u32 = 2;
 
-/// Lists the layers of a manifest, bottom first.
-pub(super) fn encode(layers: &[LayerDescriptor]) -> Vec<u8> {
+/// Lists the layers of a manifest, bottom first; `None` when kiln cannot unpack one.
+pub(super) fn encode(layers: &[LayerDescriptor]) -> Option<Vec<u8>> {
     let mut out = Vec::new();
     for layer in layers {
         out.extend(layer_key(layer).as_bytes());
@@ -35,9 +35,9 @@ pub(super) fn encode(layers: &[LayerDescriptor]) -> Vec<u8> {
         out.extend(layer.diff_id.as_bytes());
         out.extend(layer.size.to_le_bytes());
         let known = LAYER_TYPES.iter().position(|it| *it == layer.media_type);
-        out.extend(known.and_then(|at| u8::try_from(at).ok()));
+        out.push(u8::try_from(known?).ok()?);
     }
-    out
+    Some(out)
 }
 
 /// Reads what [`encode`] wrote.
@@ -207,7 +207,7 @@ mod tests {
                 media_type: LAYER_TYPES[*media_type],
             };
             let layers: Vec<_> = lists.iter().map(layer).collect();
-            let bytes = encode(&layers);
+            let bytes = encode(&layers).unwrap();
             let with_keys = layers.iter().map(|layer| (layer_key(layer), *layer));
             prop_assert_eq!(decode(&bytes), Some(with_keys.collect()));
             // What is cut short is as many layers as are whole, or nothing.

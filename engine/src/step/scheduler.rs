@@ -34,7 +34,7 @@ pub struct Node {
     pub label: String,
     /// The key, when the step has one.
     pub key: Option<Key>,
-    /// Indices of the nodes whose results it used.
+    /// Indices of the nodes whose results led to its last move.
     pub needs: Vec<usize>,
     /// How it came about.
     pub outcome: Option<Outcome>,
@@ -445,6 +445,7 @@ impl<'a> Loop<'a> {
     }
 
     fn ask_one(&self, node: usize) -> Result<Asked, StepError> {
+        self.go_on(node)?;
         let step = &self.states[node].step;
         let used = RefCell::new(Vec::new());
         let find = |id: &Key| {
@@ -484,9 +485,19 @@ impl<'a> Loop<'a> {
         let Move::Run(task, Some(action)) = next else {
             return Ok((next, used));
         };
+        // It may have to be hashed.
+        self.go_on(node)?;
         let sound = self.worker.cache.sound(&action);
         let sound = sound.map_err(|error| self.in_step(node, error))?;
         Ok((Move::Run(task, sound.then_some(action)), used))
+    }
+
+    /// Returns an error when the caller has given up: a wave is long.
+    fn go_on(&self, node: usize) -> Result<(), StepError> {
+        match self.worker.cancel.load(Ordering::Relaxed) {
+            true => Err(StepError::new(&self.graph.nodes[node].label, "interrupted")),
+            false => Ok(()),
+        }
     }
 
     fn in_step(&self, node: usize, error: CacheError) -> StepError {

@@ -16,10 +16,10 @@ use crate::format::output::{
     boot, initrd_segments, kernel_initrd, tar_kernel_initrd, tar_segments,
 };
 use crate::format::{
-    Compressor, Form, FormatError, Fragment, Part, Plan, Segment, SharedGroup, compress, tar,
+    Compressor, Form, FormatError, Fragment, Part, Plan, Segment, SharedGroup, compress, cpio, tar,
 };
 
-/// Changes when the segment of the same fragment may change.
+/// Changes when the record of the same segments changes.
 const SEGMENT_VERSION: u32 = 2;
 
 /// One file of an output: what its name ends with, what it is, and its bytes.
@@ -193,6 +193,7 @@ fn tar_steps(fragments: &Fragments, shared: &Arc<Plan>) -> Need {
         let key = KeyBuilder::new("segment", SEGMENT_VERSION)
             .field("source", &fragment.source)
             .field("location", &fragment.location)
+            .number("tar version", tar::VERSION.into())
             .field("plan", shared.fragments[index].tar_key());
         Arc::new(Make {
             kind: "segment",
@@ -223,6 +224,7 @@ fn member_steps(fragments: &Fragments, plan: &Arc<Plan>) -> Need {
         KeyBuilder::new(kind, SEGMENT_VERSION)
             .field("compressor", compressor.name())
             .number("compressor version", compress::VERSION.into())
+            .number("cpio version", cpio::VERSION.into())
     };
     let own = |(index, fragment): (usize, &Fragment)| {
         Arc::new(Make {

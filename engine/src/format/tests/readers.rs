@@ -521,7 +521,7 @@ fn a_large_fragment_is_cut_and_a_change_stays_where_it_is() {
     let list = Command::new("tar").arg("tf").arg(&path).output().unwrap();
     assert!(list.status.success(), "{list:?}");
     assert_eq!(String::from_utf8(list.stdout).unwrap().lines().count(), 60);
-    for longer in 0..60 {
+    for longer in (0..60).step_by(7) {
         let changed = cut("000-a", Some(longer));
         let new = changed.iter().filter(|segment| !segments.contains(segment));
         assert!((1..=2).contains(&new.count()), "f{longer:02}");

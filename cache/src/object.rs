@@ -168,10 +168,10 @@ impl Object {
     /// # Errors
     /// When the system refuses.
     pub fn map(&self) -> io::Result<Mapping> {
-        let map = match (self.len, &self.tier) {
-            (..=MAPPED_BYTES_MIN, _) => map::read(&self.file, self.len),
-            (_, Some((_, false))) => map::copy(&self.file, self.len),
-            _ => map::whole(&self.file),
+        let is_mapped = !matches!(&self.tier, Some((_, false)));
+        let map = match is_mapped && self.len > MAPPED_BYTES_MIN {
+            true => map::whole(&self.file),
+            false => map::read(&self.file, self.len),
         };
         map.map_err(|error| self.lost(error))
     }
@@ -226,15 +226,7 @@ mod map {
         unsafe { memmap2::Mmap::map(file) }.map(|map| Mapping(Bytes::Mapped(map)))
     }
 
-    /// Reads a file into a mapping of no file.
-    pub(super) fn copy(file: &File, len: u64) -> io::Result<Mapping> {
-        let len = usize::try_from(len).map_err(|_| io::ErrorKind::FileTooLarge)?;
-        let mut copy = memmap2::MmapMut::map_anon(len)?;
-        file.read_exact_at(&mut copy, 0)?;
-        copy.make_read_only().map(|map| Mapping(Bytes::Mapped(map)))
-    }
-
-    /// Reads a small file.
+    /// Reads a file instead.
     pub(super) fn read(file: &File, len: u64) -> io::Result<Mapping> {
         let len = usize::try_from(len).map_err(|_| io::ErrorKind::FileTooLarge)?;
         let mut bytes = vec![0; len + 16];

@@ -26,7 +26,8 @@ const HEAD_BYTES: usize = MAGIC.len() + KIND_BYTES + 32;
 /// The largest body written or read: 64 MiB, a stamp of some 500,000 files.
 pub const BODY_BYTES_MAX: usize = 64 << 20;
 
-const FIRST_READ_BYTES: usize = 4096;
+/// More than most records have.
+const USUAL_BYTES: usize = 4096;
 
 /// What a record is about; part of its checksum.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -75,20 +76,11 @@ pub(crate) fn unseal<'a>(kind: Kind, key: &Key, bytes: &'a [u8]) -> Option<&'a [
 /// Reads the file of a record; `None` when it is absent, or the medium is damaged there. Damage of
 /// the content is for [`unseal`] to find.
 pub(crate) fn read_file(path: &Path) -> Result<Option<Vec<u8>>> {
-    let mut bytes = Vec::new();
-    let read = File::open(path).and_then(|mut file| {
-        // Most are small, and there may be many: no more than two reads.
-        let mut first = [0; FIRST_READ_BYTES];
-        let read = loop {
-            match file.read(&mut first) {
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                other => break other?,
-            }
-        };
-        bytes.extend_from_slice(&first[..read]);
-        let limit = HEAD_BYTES + BODY_BYTES_MAX + 1 - read;
-        file.take(limit as u64).read_to_end(&mut bytes)?;
-        Ok(bytes.len())
+    // Most are small, and there may be many: with room at once two reads will do.
+    let mut bytes = Vec::with_capacity(USUAL_BYTES);
+    let read = File::open(path).and_then(|file| {
+        let limit = HEAD_BYTES + BODY_BYTES_MAX + 1;
+        file.take(limit as u64).read_to_end(&mut bytes)
     });
     match read {
         // A longer file is none of ours.

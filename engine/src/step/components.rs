@@ -4,37 +4,25 @@
 //! Enters: a [`Plan`]. Leaves: [`Fragments`], in the order of outputs: what changes most comes last.
 //! A system may have tens of thousands: what is known of them is not found again at every question.
 
-use std::collections::hash_map::Entry;
-use std::collections::{BTreeMap, BTreeSet, HashMap, btree_map};
-use std::io::Read;
+use std::collections::{BTreeMap, BTreeSet, btree_map};
 use std::sync::{Arc, OnceLock};
 
-use kiln_cache::{Action, Cache, Digest};
+use kiln_cache::{Action, Digest};
 
+use super::bundles::{Bundles, Pending};
 use super::generated::Generated;
 use super::image::tree_of;
-use super::layout::LayoutTree;
-use super::root::{Origin, Purpose, Root, Stack};
-use super::sbom::{self, Component};
-use super::system::{Init, Plan, VolumeContent};
+use super::roots::{Roots, init_source};
+use super::sbom;
+use super::system::Plan;
 use super::{Known, Need, Results, Step, StepError};
 use crate::format::{Fragment, Part};
 use crate::sbom::Options;
-use crate::spec::{Section, Warning};
-use crate::system::bundle::{bundle_path, config_json, root_path, runtime_json};
-use crate::system::container::ImageConfig;
-use crate::system::label;
-use crate::system::volumes::{Volumes, volume_path};
-use crate::tree::file::FileReader;
+use crate::spec::Warning;
 use crate::tree::generate::{Body, Node};
 use crate::tree::path::{is_under, parent};
 use crate::tree::view::follow;
-use crate::tree::{Kind, Tree, TreePath};
-
-/// Where Alpine's apk keeps what is installed.
-const APK_DATABASE: &str = "lib/apk/db/installed";
-/// Alpine's largest are a few megabytes.
-const APK_DATABASE_MAX: u64 = 64 << 20;
+use crate::tree::{Tree, TreePath};
 
 /// The fragments of a system.
 pub(crate) struct Fragments {
@@ -46,21 +34,6 @@ pub(crate) struct Fragments {
     pub(crate) document: Option<(Digest, u64)>,
     /// The kernel's result, when there is a kernel.
     pub(crate) kernel: Option<Arc<Action>>,
-}
-
-/// A fragment, and the step that makes its generated part.
-struct Pending {
-    fragment: Fragment,
-    /// Where the generated part goes.
-    base: TreePath,
-    generated: Arc<dyn Step>,
-}
-
-/// What is known once the roots are there.
-struct Bundles {
-    pending: Vec<Pending>,
-    materials: Vec<Component>,
-    warnings: Vec<Warning>,
 }
 
 /// The components of a plan, known one after the other.
@@ -122,7 +95,7 @@ impl Components {
             return Ok(Err(self.first.clone()));
         }
         let kernel = self.roots.kernel.as_ref().and_then(|step| got.get(&**step));
-        let bundles = known(&self.bundles, || self.bundles(got))?;
+        let bundles = known(&self.bundles, || Bundles::of(&self.plan, &self.roots, got))?;
         let list = match self.list.get() {
             Some(list) => list,
             None => match self.components(kernel.as_deref(), &bundles.pending, got)? {
@@ -133,7 +106,8 @@ impl Components {
         let mut last = Vec::new();
         if !self.plan.files.is_empty() {
             let step = known(&self.files, || {
-                let nodes = with_parents(&self.plan.files, || list.iter(), got)?;
+                let before: Vec<_> = list.iter().collect();
+                let nodes = with_parents(&self.plan.files, &before, got)?;
                 Ok(generated("files", "files", nodes))
             })?;
             let Some(action) = got.get(&**step) else {
@@ -148,8 +122,8 @@ impl Components {
                 Some(found) => found,
                 None => match sbom::document(options, &bundles.materials, got)? {
                     Ok(object) => known(&self.document, || {
-                        let before = || list.iter().chain(&last);
-                        document_node(options, object, before, got)
+                        let before: Vec<_> = list.iter().chain(&last).collect();
+                        document_node(options, object, &before, got)
                     })?,
                     Err(need) => return Ok(Err(need)),
                 },
@@ -173,18 +147,6 @@ impl Components {
     /// Returns what people should know, once the fragments are known.
     pub(crate) fn warnings(&self) -> &[Warning] {
         self.bundles.get().map_or(&[], |bundles| &bundles.warnings)
-    }
-
-    fn bundles(&self, got: &Results<'_>) -> Result<Bundles, StepError> {
-        let mut pending = skeleton(&self.plan).into_iter().collect();
-        volumes(&self.plan, &self.roots, got, &mut pending)?;
-        let mut materials = sbom::components(&self.plan);
-        let warnings = containers(&self.plan, &self.roots, got, &mut pending, &mut materials)?;
-        Ok(Bundles {
-            pending,
-            materials,
-            warnings,
-        })
     }
 
     /// Returns the fragments of kernel, init and bundles.
@@ -240,10 +202,10 @@ impl Components {
 }
 
 /// Gives the bill of materials its place in the system.
-fn document_node<'a, I: Iterator<Item = &'a Fragment>>(
+fn document_node(
     options: &Options,
     object: (Digest, u64),
-    before: impl Fn() -> I,
+    before: &[&Fragment],
     got: &Results<'_>,
 ) -> Result<Document, StepError> {
     let path = options
@@ -257,7 +219,7 @@ fn document_node<'a, I: Iterator<Item = &'a Fragment>>(
     })
 }
 
-fn fragment(name: &str, source: String, location: &str, parts: Vec<Part>) -> Fragment {
+pub(super) fn fragment(name: &str, source: String, location: &str, parts: Vec<Part>) -> Fragment {
     Fragment {
         name: name.to_owned(),
         source,
@@ -274,341 +236,23 @@ fn whole(tree: Digest) -> Part {
     }
 }
 
-fn clean(text: &str) -> TreePath {
+pub(super) fn clean(text: &str) -> TreePath {
     TreePath::from_clean(text.as_bytes())
 }
 
-fn generated(kind: &'static str, label: &str, nodes: Vec<Node>) -> Arc<dyn Step> {
+pub(super) fn generated(kind: &'static str, label: &str, nodes: Vec<Node>) -> Arc<dyn Step> {
     Arc::new(Generated::new(kind, label, nodes))
-}
-
-/// The steps that give every origin's tree.
-struct Roots {
-    kernel: Option<Arc<dyn Step>>,
-    init: Vec<Arc<dyn Step>>,
-    containers: BTreeMap<Section, Vec<Arc<dyn Step>>>,
-    volumes: Vec<Option<Arc<dyn Step>>>,
-}
-
-impl Roots {
-    fn of(plan: &Plan) -> Self {
-        let root = |origin: &Origin, purpose| {
-            Arc::new(Root {
-                origin: origin.clone(),
-                purpose,
-            }) as Arc<dyn Step>
-        };
-        let init = |init: &Init| match init {
-            Init::Kiln(binary) => generated("init", "kiln-init", kiln_init(binary)),
-            Init::Origin(origin) => root(origin, Purpose::System),
-        };
-        let container = |origin: &Origin| root(origin, Purpose::Container);
-        Self {
-            kernel: plan.kernel.clone().map(|kernel| kernel as Arc<dyn Step>),
-            init: plan.init.iter().map(init).collect(),
-            containers: plan
-                .containers
-                .iter()
-                .map(|(section, origins)| (*section, origins.iter().map(container).collect()))
-                .collect(),
-            volumes: plan
-                .volumes
-                .iter()
-                .map(|content| match content {
-                    VolumeContent::Blank => None,
-                    VolumeContent::Files(origin) => Some(root(origin, Purpose::System)),
-                    VolumeContent::Layout(layout) => {
-                        Some(Arc::new(LayoutTree(layout.clone())) as _)
-                    }
-                })
-                .collect(),
-        }
-    }
-
-    fn all(&self) -> Need {
-        let containers = self.containers.values().flatten();
-        let volumes = self.volumes.iter().flatten();
-        self.kernel
-            .iter()
-            .chain(&self.init)
-            .chain(containers)
-            .chain(volumes)
-            .cloned()
-            .collect()
-    }
-
-    /// Lays the kernel's modules and the init trees over each other.
-    fn init(&self, kernel: Option<&Action>, got: &Results<'_>) -> Known<Option<Arc<dyn Step>>> {
-        let done = got.all(&self.init).unwrap_or_default();
-        let mut trees: Vec<Digest> = done
-            .iter()
-            .map(|action| tree_of(action, "init"))
-            .collect::<Result<_, _>>()?;
-        if let Some(databases) = apk_databases(got.cache, &trees)? {
-            match got.get(&*databases) {
-                Some(action) => trees.push(tree_of(&action, "init")?),
-                None => return Ok(Err(vec![databases])),
-            }
-        }
-        if let Some(modules) = kernel.and_then(|kernel| kernel.output("modules")) {
-            // Modules go below init images, which may replace them; but where an image has merged
-            // /lib into /usr, they must follow its link, and so go on top.
-            let merged = trees.iter().any(|tree| {
-                Tree::open(got.cache, tree).is_ok_and(|tree| {
-                    tree.find(b"lib")
-                        .is_some_and(|entry| entry.kind() == Kind::Symlink)
-                })
-            });
-            trees.insert(if merged { trees.len() } else { 0 }, *modules);
-        }
-        if trees.is_empty() {
-            return Ok(Ok(None));
-        }
-        // The root itself is not an entry of outputs.
-        Ok(Ok(Some(Arc::new(Stack {
-            label: "init".into(),
-            trees,
-            drop: vec![TreePath::default()],
-        }))))
-    }
-}
-
-/// Joins the package databases of init images that are Alpine's: each knows its own packages
-/// alone, and the last one would hide the others.
-fn apk_databases(cache: &Cache, trees: &[Digest]) -> Result<Option<Arc<dyn Step>>, StepError> {
-    let mut joined = Vec::new();
-    let mut count = 0;
-    for tree in trees {
-        let tree = Tree::open(cache, tree).map_err(StepError::in_context(APK_DATABASE))?;
-        let entry = tree.find(APK_DATABASE.as_bytes());
-        let Some(entry) = entry.filter(|entry| entry.kind() == Kind::File) else {
-            continue;
-        };
-        count += 1;
-        if entry.size() > APK_DATABASE_MAX {
-            let text = format!("an init image's is {} bytes long", entry.size());
-            return Err(StepError::new(APK_DATABASE, text));
-        }
-        FileReader::open(cache, &entry)
-            .and_then(|mut file| file.read_to_end(&mut joined))
-            .map_err(StepError::in_context(APK_DATABASE))?;
-        joined.extend(b"\n\n");
-    }
-    let node = Node::new(clean(APK_DATABASE), Body::Bytes(joined), 0o644);
-    Ok((count > 1).then(|| generated("init", "apk database", vec![node])))
-}
-
-fn init_source(plan: &Plan) -> String {
-    let names = plan.init.iter().map(|init| match init {
-        Init::Kiln(_) => "kiln",
-        Init::Origin(origin) => origin.name.as_str(),
-    });
-    names.collect::<Vec<_>>().join(" ")
-}
-
-/// kiln's own init and the directories it mounts over. Both `/init` (initramfs) and `/sbin/init`
-/// (disks) lead to it.
-fn kiln_init(binary: &[u8]) -> Vec<Node> {
-    let mut nodes = vec![Node::new(
-        clean("init"),
-        Body::Bytes(binary.to_vec()),
-        0o755,
-    )];
-    for directory in ["dev", "etc", "mnt", "proc", "run", "sbin", "sys", "var"] {
-        nodes.push(Node::directory(clean(directory)));
-    }
-    nodes.push(Node::new(clean("root"), Body::Directory, 0o700));
-    nodes.push(Node::new(clean("tmp"), Body::Directory, 0o1777));
-    let link = |path, target: &str| Node::new(clean(path), Body::Symlink(target.into()), 0o777);
-    nodes.push(link("sbin/init", "/init"));
-    nodes.push(link("etc/resolv.conf", "/run/resolvconf/resolv.conf"));
-    nodes
-}
-
-/// The directories above bundles and volumes.
-fn skeleton(plan: &Plan) -> Option<Pending> {
-    let sections = plan
-        .containers
-        .iter()
-        .filter(|(_, origins)| !origins.is_empty());
-    let mut names: Vec<String> = sections
-        .map(|(section, _)| format!("containers/{}", section.name()))
-        .collect();
-    if !plan.volumes.is_empty() {
-        names.push("containers/volumes".to_owned());
-    }
-    if names.is_empty() {
-        return None;
-    }
-    names.insert(0, "containers".to_owned());
-    let nodes = names
-        .iter()
-        .map(|name| Node::directory(clean(name)))
-        .collect();
-    Some(Pending {
-        fragment: fragment("containers", "kiln".into(), "containers", Vec::new()),
-        base: TreePath::default(),
-        generated: generated("skeleton", "containers", nodes),
-    })
-}
-
-fn volumes(
-    plan: &Plan,
-    roots: &Roots,
-    got: &Results<'_>,
-    out: &mut Vec<Pending>,
-) -> Result<(), StepError> {
-    for (index, (volume, root)) in plan.spec.volumes.iter().zip(&roots.volumes).enumerate() {
-        let base = volume_path(&volume.name.value);
-        let mut nodes = vec![Node::directory(TreePath::default())];
-        let mut parts = Vec::new();
-        match root.as_ref().and_then(|root| got.get(&**root)) {
-            Some(action) => parts.push(Part {
-                prefix: clean(&format!("{base}/lower")),
-                tree: tree_of(&action, &base)?,
-                shared: true,
-            }),
-            None => nodes.push(Node::directory(clean("lower"))),
-        }
-        nodes.push(Node::directory(clean("merged")));
-        nodes.push(Node::directory(clean("tmp")));
-        let source = plan.volumes[index].name().to_owned();
-        let name = &volume.name.value;
-        out.push(Pending {
-            fragment: fragment(name, source, &format!("volume[{index}]"), parts),
-            base: clean(&base),
-            generated: generated("volume", name, nodes),
-        });
-    }
-    Ok(())
-}
-
-/// Makes the bundles. Containers whose roots are the same tree share the first one's.
-fn containers(
-    plan: &Plan,
-    roots: &Roots,
-    got: &Results<'_>,
-    out: &mut Vec<Pending>,
-    materials: &mut Vec<Component>,
-) -> Result<Vec<Warning>, StepError> {
-    let volumes = Volumes::of(&plan.spec);
-    let mut placed: BTreeMap<Digest, String> = BTreeMap::new();
-    let mut warnings = Vec::new();
-    let mut listed = BTreeSet::new();
-    let mut configs: HashMap<String, ImageConfig> = HashMap::new();
-    for (section, steps) in &roots.containers {
-        let entries = plan
-            .spec
-            .containers(*section)
-            .iter()
-            .zip(&plan.containers[section])
-            .zip(steps);
-        for (index, ((entry, origin), step)) in entries.enumerate() {
-            let name = &entry.name.value;
-            let action = got
-                .get(&**step)
-                .ok_or_else(|| StepError::new(name.clone(), "its root is not there"))?;
-            let tree = tree_of(&action, name)?;
-            let identity = origin.identity();
-            let image = match configs.entry(identity.clone()) {
-                Entry::Occupied(slot) => slot.into_mut(),
-                Entry::Vacant(slot) => slot.insert(
-                    image_config(&origin.config(got)?)
-                        .map_err(StepError::in_context(format!("image {}", origin.name)))?,
-                ),
-            };
-            let (container, odd) = label::resolve(entry, image, &plan.ids, &volumes).map_err(
-                StepError::in_context(format!("{} \"{name}\"", section.name())),
-            )?;
-            warnings.extend(odd);
-            let base = bundle_path(*section, index, name);
-            let own = root_path(&base, container.readonly);
-            let mut parts = Vec::new();
-            let shared = placed.get(&tree).cloned();
-            let root = shared.clone().unwrap_or_else(|| own.clone());
-            // What several share is listed once.
-            if listed.insert((root.clone(), identity)) {
-                materials.push(Component {
-                    key: base.trim_start_matches("containers/").to_owned(),
-                    path: root.clone(),
-                    origin: Some(origin.clone()),
-                });
-            }
-            if shared.is_none() {
-                parts.push(Part {
-                    prefix: clean(&own),
-                    tree,
-                    shared: true,
-                });
-                placed.insert(tree, own);
-            }
-            let file = |name: &str, bytes| Node::new(clean(name), Body::Bytes(bytes), 0o644);
-            let mut nodes = vec![
-                Node::directory(TreePath::default()),
-                file("config.json", config_json(&container)),
-                file("runtime.json", runtime_json(&container, &base, &root)),
-            ];
-            if !container.readonly {
-                nodes.push(Node::directory(clean("tmp")));
-            }
-            if !container.readonly || shared.is_some() {
-                nodes.push(Node::directory(clean("rootfs")));
-            }
-            let location = format!("{}[{index}]", section.name());
-            out.push(Pending {
-                fragment: fragment(name, origin.name.clone(), &location, parts),
-                base: clean(&base),
-                generated: generated("bundle", name, nodes),
-            });
-        }
-    }
-    Ok(warnings)
-}
-
-/// Reads what an image says about how to run it (OCI image-spec, `config.md`).
-fn image_config(json: &[u8]) -> Result<ImageConfig, serde_json::Error> {
-    use serde::Deserialize;
-    #[derive(Deserialize, Default)]
-    #[serde(rename_all = "PascalCase", default)]
-    struct Config {
-        entrypoint: Option<Vec<String>>,
-        cmd: Option<Vec<String>>,
-        env: Option<Vec<String>>,
-        working_dir: Option<String>,
-        user: Option<String>,
-        labels: Option<BTreeMap<String, String>>,
-    }
-    #[derive(Deserialize, Default)]
-    struct Image {
-        config: Option<Config>,
-    }
-    if json.is_empty() {
-        return Ok(ImageConfig::default());
-    }
-    let config = serde_json::from_slice::<Image>(json)?
-        .config
-        .unwrap_or_default();
-    Ok(ImageConfig {
-        entrypoint: config.entrypoint.unwrap_or_default(),
-        cmd: config.cmd.unwrap_or_default(),
-        env: config.env.unwrap_or_default(),
-        working_dir: config.working_dir.unwrap_or_default(),
-        user: config.user.unwrap_or_default(),
-        label: config
-            .labels
-            .and_then(|mut labels| labels.remove(label::LABEL)),
-    })
 }
 
 /// Adds the directories that nothing else makes, 0755 and root's, and takes every path where the
 /// links of the system lead.
-fn with_parents<'a, I: Iterator<Item = &'a Fragment>>(
+fn with_parents(
     files: &[Node],
-    list: impl Fn() -> I,
+    list: &[&Fragment],
     got: &Results<'_>,
 ) -> Result<Vec<Node>, StepError> {
     let context = || StepError::in_context("files");
-    let parts = || list().flat_map(|fragment| &fragment.parts);
+    let parts = || list.iter().flat_map(|fragment| &fragment.parts);
     let mut trees = BTreeMap::new();
     let touched = |part: &Part| {
         files

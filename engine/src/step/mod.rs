@@ -4,6 +4,7 @@
 //! needs, is asked again when that is there, and so the graph grows while it runs; when it needs
 //! nothing more it gives its key and its work. [`scheduler`] does the rest.
 
+mod bundles;
 pub(crate) mod components;
 pub mod debian;
 mod engine;
@@ -14,6 +15,7 @@ pub mod layer;
 pub(crate) mod layout;
 mod modules;
 pub mod root;
+mod roots;
 pub(crate) mod sbom;
 pub mod scheduler;
 pub(crate) mod segment;

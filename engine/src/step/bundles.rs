@@ -1,0 +1,230 @@
+//! Bundles: the directories that containers and volumes have below `containers/`.
+//!
+//! Enters: a [`Plan`] whose roots are there. Leaves: their fragments, each with the step that makes
+//! its generated part, what they are made of for the bill of materials, and warnings.
+
+use std::collections::hash_map::Entry;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+
+use kiln_cache::Digest;
+
+use super::components::{clean, fragment, generated};
+use super::image::tree_of;
+use super::roots::Roots;
+use super::sbom::{self, Component};
+use super::system::Plan;
+use super::{Results, Step, StepError};
+use crate::format::{Fragment, Part};
+use crate::spec::Warning;
+use crate::system::bundle::{bundle_path, config_json, root_path, runtime_json};
+use crate::system::container::ImageConfig;
+use crate::system::label;
+use crate::system::volumes::{Volumes, volume_path};
+use crate::tree::TreePath;
+use crate::tree::generate::{Body, Node};
+
+/// A fragment, and the step that makes its generated part.
+pub(super) struct Pending {
+    pub(super) fragment: Fragment,
+    /// Where the generated part goes.
+    pub(super) base: TreePath,
+    pub(super) generated: Arc<dyn Step>,
+}
+
+/// What is known once the roots are there.
+pub(super) struct Bundles {
+    pub(super) pending: Vec<Pending>,
+    pub(super) materials: Vec<Component>,
+    pub(super) warnings: Vec<Warning>,
+}
+
+impl Bundles {
+    /// Returns the bundles of a plan whose roots are all there.
+    pub(super) fn of(plan: &Plan, roots: &Roots, got: &Results<'_>) -> Result<Self, StepError> {
+        let mut pending = skeleton(plan).into_iter().collect();
+        volumes(plan, roots, got, &mut pending)?;
+        let mut materials = sbom::components(plan);
+        let warnings = containers(plan, roots, got, &mut pending, &mut materials)?;
+        Ok(Self {
+            pending,
+            materials,
+            warnings,
+        })
+    }
+}
+
+/// The directories above bundles and volumes.
+fn skeleton(plan: &Plan) -> Option<Pending> {
+    let sections = plan
+        .containers
+        .iter()
+        .filter(|(_, origins)| !origins.is_empty());
+    let mut names: Vec<String> = sections
+        .map(|(section, _)| format!("containers/{}", section.name()))
+        .collect();
+    if !plan.volumes.is_empty() {
+        names.push("containers/volumes".to_owned());
+    }
+    if names.is_empty() {
+        return None;
+    }
+    names.insert(0, "containers".to_owned());
+    let nodes = names
+        .iter()
+        .map(|name| Node::directory(clean(name)))
+        .collect();
+    Some(Pending {
+        fragment: fragment("containers", "kiln".into(), "containers", Vec::new()),
+        base: TreePath::default(),
+        generated: generated("skeleton", "containers", nodes),
+    })
+}
+
+fn volumes(
+    plan: &Plan,
+    roots: &Roots,
+    got: &Results<'_>,
+    out: &mut Vec<Pending>,
+) -> Result<(), StepError> {
+    for (index, (volume, root)) in plan.spec.volumes.iter().zip(&roots.volumes).enumerate() {
+        let base = volume_path(&volume.name.value);
+        let mut nodes = vec![Node::directory(TreePath::default())];
+        let mut parts = Vec::new();
+        match root.as_ref().and_then(|root| got.get(&**root)) {
+            Some(action) => parts.push(Part {
+                prefix: clean(&format!("{base}/lower")),
+                tree: tree_of(&action, &base)?,
+                shared: true,
+            }),
+            None => nodes.push(Node::directory(clean("lower"))),
+        }
+        nodes.push(Node::directory(clean("merged")));
+        nodes.push(Node::directory(clean("tmp")));
+        let source = plan.volumes[index].name().to_owned();
+        let name = &volume.name.value;
+        out.push(Pending {
+            fragment: fragment(name, source, &format!("volume[{index}]"), parts),
+            base: clean(&base),
+            generated: generated("volume", name, nodes),
+        });
+    }
+    Ok(())
+}
+
+/// Makes the bundles. Containers whose roots are the same tree share the first one's.
+fn containers(
+    plan: &Plan,
+    roots: &Roots,
+    got: &Results<'_>,
+    out: &mut Vec<Pending>,
+    materials: &mut Vec<Component>,
+) -> Result<Vec<Warning>, StepError> {
+    let volumes = Volumes::of(&plan.spec);
+    let mut placed: BTreeMap<Digest, String> = BTreeMap::new();
+    let mut warnings = Vec::new();
+    let mut listed = BTreeSet::new();
+    let mut configs: HashMap<String, ImageConfig> = HashMap::new();
+    for (section, steps) in &roots.containers {
+        let entries = plan
+            .spec
+            .containers(*section)
+            .iter()
+            .zip(&plan.containers[section])
+            .zip(steps);
+        for (index, ((entry, origin), step)) in entries.enumerate() {
+            let name = &entry.name.value;
+            let action = got
+                .get(&**step)
+                .ok_or_else(|| StepError::new(name.clone(), "its root is not there"))?;
+            let tree = tree_of(&action, name)?;
+            let identity = origin.identity();
+            let image = match configs.entry(identity.clone()) {
+                Entry::Occupied(slot) => slot.into_mut(),
+                Entry::Vacant(slot) => slot.insert(
+                    image_config(&origin.config(got)?)
+                        .map_err(StepError::in_context(format!("image {}", origin.name)))?,
+                ),
+            };
+            let (container, odd) = label::resolve(entry, image, &plan.ids, &volumes).map_err(
+                StepError::in_context(format!("{} \"{name}\"", section.name())),
+            )?;
+            warnings.extend(odd);
+            let base = bundle_path(*section, index, name);
+            let own = root_path(&base, container.readonly);
+            let mut parts = Vec::new();
+            let shared = placed.get(&tree).cloned();
+            let root = shared.clone().unwrap_or_else(|| own.clone());
+            // What several share is listed once.
+            if listed.insert((root.clone(), identity)) {
+                materials.push(Component {
+                    key: base.trim_start_matches("containers/").to_owned(),
+                    path: root.clone(),
+                    origin: Some(origin.clone()),
+                });
+            }
+            if shared.is_none() {
+                parts.push(Part {
+                    prefix: clean(&own),
+                    tree,
+                    shared: true,
+                });
+                placed.insert(tree, own);
+            }
+            let file = |name: &str, bytes| Node::new(clean(name), Body::Bytes(bytes), 0o644);
+            let mut nodes = vec![
+                Node::directory(TreePath::default()),
+                file("config.json", config_json(&container)),
+                file("runtime.json", runtime_json(&container, &base, &root)),
+            ];
+            if !container.readonly {
+                nodes.push(Node::directory(clean("tmp")));
+            }
+            if !container.readonly || shared.is_some() {
+                nodes.push(Node::directory(clean("rootfs")));
+            }
+            let location = format!("{}[{index}]", section.name());
+            out.push(Pending {
+                fragment: fragment(name, origin.name.clone(), &location, parts),
+                base: clean(&base),
+                generated: generated("bundle", name, nodes),
+            });
+        }
+    }
+    Ok(warnings)
+}
+
+/// Reads what an image says about how to run it (OCI image-spec, `config.md`).
+fn image_config(json: &[u8]) -> Result<ImageConfig, serde_json::Error> {
+    use serde::Deserialize;
+    #[derive(Deserialize, Default)]
+    #[serde(rename_all = "PascalCase", default)]
+    struct Config {
+        entrypoint: Option<Vec<String>>,
+        cmd: Option<Vec<String>>,
+        env: Option<Vec<String>>,
+        working_dir: Option<String>,
+        user: Option<String>,
+        labels: Option<BTreeMap<String, String>>,
+    }
+    #[derive(Deserialize, Default)]
+    struct Image {
+        config: Option<Config>,
+    }
+    if json.is_empty() {
+        return Ok(ImageConfig::default());
+    }
+    let config = serde_json::from_slice::<Image>(json)?
+        .config
+        .unwrap_or_default();
+    Ok(ImageConfig {
+        entrypoint: config.entrypoint.unwrap_or_default(),
+        cmd: config.cmd.unwrap_or_default(),
+        env: config.env.unwrap_or_default(),
+        working_dir: config.working_dir.unwrap_or_default(),
+        user: config.user.unwrap_or_default(),
+        label: config
+            .labels
+            .and_then(|mut labels| labels.remove(label::LABEL)),
+    })
+}

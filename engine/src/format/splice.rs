@@ -58,11 +58,11 @@ pub(super) fn splice_moving(
     new: &[Segment],
     move_min: u64,
 ) -> Result<bool, FormatError> {
-    let edits = joined(edits(old, new), new, move_min / JOIN_DIVISOR);
-    let kept: u64 = edits.iter().map(|edit| edit.keep).sum();
-    if kept == 0 {
+    let edits = edits(old, new);
+    if edits.iter().all(|edit| edit.keep == 0) {
         return Ok(false);
     }
+    let edits = joined(edits, new, move_min / JOIN_DIVISOR);
     let old_len = old.last().map_or(0, |last| last.offset + last.segment.len);
     let Ok(file) = open_alone(path, old_len) else {
         return Ok(false);

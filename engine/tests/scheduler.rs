@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Barrier, Mutex, mpsc};
 use std::time::Duration;
 
 use kiln_cache::{Action, Cache, CacheError, Digest, Key, KeyBuilder};
@@ -87,6 +87,25 @@ impl Step for Sum {
                 })
             }),
         }))
+    }
+}
+
+/// Several steps at once.
+struct All(Vec<Arc<dyn Step>>);
+impl Step for All {
+    fn kind(&self) -> &'static str {
+        "all"
+    }
+    fn label(&self) -> String {
+        String::new()
+    }
+    fn id(&self) -> Key {
+        KeyBuilder::new("all", 1).finish()
+    }
+    fn next(&self, got: &Results<'_>) -> Result<Next, StepError> {
+        Ok(got
+            .all(&self.0)
+            .map_or_else(Next::Need, |_| Next::Done(Action::default())))
     }
 }
 
@@ -242,23 +261,6 @@ fn the_network_lane_is_bounded_and_shared_steps_run_once() {
     go(&cache, &one_by_one).unwrap();
     assert_eq!(ran(&world).len(), names.len() + 1);
 
-    struct All(Vec<Arc<dyn Step>>);
-    impl Step for All {
-        fn kind(&self) -> &'static str {
-            "all"
-        }
-        fn label(&self) -> String {
-            String::new()
-        }
-        fn id(&self) -> Key {
-            KeyBuilder::new("all", 1).finish()
-        }
-        fn next(&self, got: &Results<'_>) -> Result<Next, StepError> {
-            Ok(got
-                .all(&self.0)
-                .map_or_else(Next::Need, |_| Next::Done(Action::default())))
-        }
-    }
     let all: Arc<dyn Step> = Arc::new(All(leaves));
     run(&cache, &Silent, &AtomicBool::new(false), &all).unwrap();
     let most = world.at_once_max.load(Ordering::SeqCst);
@@ -360,4 +362,91 @@ fn a_lost_object_is_seen_through_every_error_that_carries_it() {
             "{text}"
         );
     }
+}
+
+/// Whose work waits for that of another run, and begins something else meanwhile, as work with
+/// parallel parts may.
+struct Meeting {
+    name: &'static str,
+    both: Arc<Barrier>,
+}
+
+impl Step for Meeting {
+    fn kind(&self) -> &'static str {
+        "meeting"
+    }
+    fn label(&self) -> String {
+        self.name.to_owned()
+    }
+    fn id(&self) -> Key {
+        KeyBuilder::new("meeting", 1)
+            .field("name", self.name)
+            .finish()
+    }
+    fn next(&self, _: &Results<'_>) -> Result<Next, StepError> {
+        let both = self.both.clone();
+        Ok(Next::Run(Task {
+            key: self.id(),
+            lane: Lane::Cpu,
+            reuse: Reuse::Always,
+            work: Box::new(move |_| {
+                both.wait();
+                while rayon::yield_now() == Some(rayon::Yield::Executed) {}
+                Ok(Action::default())
+            }),
+        }))
+    }
+}
+
+#[test]
+fn two_runs_that_begin_what_the_other_is_doing_do_not_wait_for_ever() {
+    let (_directory, cache) = cache();
+    let root = cache.root().to_owned();
+    let both = Arc::new(Barrier::new(2));
+    let (done, wait) = mpsc::channel();
+    for names in [["x", "y"], ["y", "x"]] {
+        let (root, both, done) = (root.clone(), both.clone(), done.clone());
+        std::thread::spawn(move || {
+            let step = |name| -> Arc<dyn Step> {
+                let both = both.clone();
+                Arc::new(Meeting { name, both })
+            };
+            let all: Arc<dyn Step> = Arc::new(All(names.map(step).to_vec()));
+            let cache = Cache::open(&root).unwrap();
+            // One thread for the graph, one for the work: it has the first and finds the second.
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(2).build();
+            let ran = pool
+                .unwrap()
+                .install(|| run(&cache, &Silent, &AtomicBool::new(false), &all));
+            let mut outcomes: Vec<_> = ran.unwrap().1.nodes;
+            outcomes.retain(|node| node.kind == "meeting");
+            let outcomes = outcomes.into_iter().map(|node| node.outcome.unwrap());
+            done.send(outcomes.collect::<Vec<_>>()).unwrap();
+        });
+    }
+    for _ in 0..2 {
+        let outcomes = wait.recv_timeout(Duration::from_secs(30)).unwrap();
+        assert_eq!(outcomes, [Outcome::Ran, Outcome::Cached]);
+    }
+}
+
+#[test]
+fn who_waits_for_another_process_can_be_cancelled() {
+    let (_directory, cache) = cache();
+    let both = Arc::new(Barrier::new(2));
+    let step: Arc<dyn Step> = Arc::new(Meeting { name: "x", both });
+    let _lock = cache.lock_key(&step.id(), |_| {}).unwrap();
+    let cancel = AtomicBool::new(false);
+    struct GiveUp<'a>(&'a AtomicBool);
+    impl Listener for GiveUp<'_> {
+        fn event(&self, event: &Event) {
+            if matches!(event, Event::Waiting { process, .. } if *process == std::process::id()) {
+                self.0.store(true, Ordering::SeqCst);
+            }
+        }
+    }
+    assert!(matches!(
+        run(&cache, &GiveUp(&cancel), &cancel, &step),
+        Err(RunError::Cancelled)
+    ));
 }

@@ -6,6 +6,10 @@
 //! neighbours, so that they find it there. While the cores are free, steps are asked and looked up
 //! on all of them; what comes of it is taken in order. When a step fails, running work finishes
 //! (others can reuse it) and nothing new starts.
+//!
+//! What another process is doing waits here, not on a core or a line of the network: a job that
+//! waits for a part of itself may have begun another one, so two processes that each hold a key
+//! and stand still for the other's would wait for ever.
 
 use std::cell::RefCell;
 use std::collections::{HashMap, HashSet, VecDeque};
@@ -13,7 +17,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::time::{Duration, Instant};
 
-use kiln_cache::{Action, Cache, CacheError, Digest, Key};
+use kiln_cache::{Action, Cache, CacheError, Digest, Key, KeyLock};
 use rayon::prelude::*;
 
 use super::{Lane, Need, Next, Results, Reuse, Scope, Step, StepError, Task};
@@ -24,6 +28,9 @@ const NETWORK_THREADS: usize = 4;
 
 /// Steps asked side by side: fewer are not worth another thread, more would need much memory.
 const WAVE: std::ops::RangeInclusive<usize> = 16..=256;
+
+/// How often a step that another process does is tried again.
+const POLL: Duration = Duration::from_millis(10);
 
 /// One finished node, for whoever wants to know why and what.
 #[derive(Debug, Clone)]
@@ -82,6 +89,15 @@ struct Job {
     task: Task,
     edges: Vec<Key>,
     before: Option<Action>,
+    /// It was tried, and another process was at it.
+    is_waiting: bool,
+}
+
+/// What comes back from the lanes.
+enum Report {
+    Finished(Finished),
+    /// Another process does it now.
+    Taken(Job),
 }
 
 /// A step's result that is wanted from the cache, which has none.
@@ -122,7 +138,7 @@ fn run_with(
     root: &Arc<dyn Step>,
     is_recall: bool,
 ) -> Result<(Arc<Action>, Graph), RunError> {
-    let (done_sender, done) = mpsc::channel::<Finished>();
+    let (done_sender, done) = mpsc::channel::<Report>();
     let (network_sender, network) = mpsc::channel::<Job>();
     let network = Mutex::new(network);
     // Set on failure too, so that nothing that waits in a lane starts.
@@ -187,43 +203,67 @@ struct Worker<'a> {
 }
 
 impl Worker<'_> {
-    /// Does a job, unless another process did it meanwhile.
-    fn work(&self, job: Job) -> Finished {
+    /// Does a job, unless another process does it or did it meanwhile.
+    fn work(&self, mut job: Job) -> Report {
         let began = Instant::now();
         let (node, lane) = (job.node, job.task.lane);
         let mut outcome = Outcome::Ran;
-        let result = self.try_work(job, &mut outcome);
-        Finished {
+        let result = match self.claim(&mut job) {
+            Ok(Claim::Taken) => return Report::Taken(job),
+            Ok(Claim::Free(lock)) => {
+                let result = self.try_work(job, &mut outcome);
+                drop(lock);
+                result
+            }
+            Err(error) => Err(error),
+        };
+        Report::Finished(Finished {
             node,
             lane,
             result,
             outcome,
             duration: began.elapsed(),
-        }
+        })
     }
 
-    fn try_work(&self, job: Job, outcome: &mut Outcome) -> Result<Action, StepError> {
-        let step = StepNumber(u32::try_from(job.node).unwrap_or(u32::MAX));
-        let scope = Scope {
+    fn scope(&self, node: usize) -> Scope<'_> {
+        Scope {
             cache: self.cache,
             cancel: self.cancel,
             listener: self.listener,
-            step,
-        };
-        if self.stop.load(Ordering::Relaxed) || scope.cancelled() {
-            return Err(StepError::new(job.label, "interrupted"));
+            step: number(node),
         }
+    }
+
+    /// Takes the lock of a job's key without waiting for it.
+    fn claim(&self, job: &mut Job) -> Result<Claim, StepError> {
+        if self.stop.load(Ordering::Relaxed) || self.cancel.load(Ordering::Relaxed) {
+            return Err(StepError::new(&job.label, "interrupted"));
+        }
+        if job.task.reuse == Reuse::Never {
+            return Ok(Claim::Free(None));
+        }
+        let step = number(job.node);
+        let on_wait = |process| {
+            if !job.is_waiting {
+                self.listener.event(&Event::Waiting { step, process });
+            }
+        };
+        let lock = self
+            .cache
+            .lock_key_unless(&job.task.key, on_wait, || true)
+            .map_err(StepError::in_context(format!("{} {}", job.kind, job.label)))?;
+        job.is_waiting = lock.is_none();
+        Ok(lock.map_or(Claim::Taken, |lock| Claim::Free(Some(lock))))
+    }
+
+    /// Does a job whose lock is held.
+    fn try_work(&self, job: Job, outcome: &mut Outcome) -> Result<Action, StepError> {
+        let scope = self.scope(job.node);
         let Task {
             key, reuse, work, ..
         } = job.task;
         let in_context = || StepError::in_context(format!("{} {}", job.kind, job.label));
-        let lock = match reuse {
-            Reuse::Never => None,
-            Reuse::Always | Reuse::Refresh => {
-                let waiting = |process| self.listener.event(&Event::Waiting { step, process });
-                Some(self.cache.lock_key(&key, waiting).map_err(in_context())?)
-            }
-        };
         if reuse == Reuse::Always
             && let Some(action) = lookup(self.cache, &key).map_err(in_context())?
         {
@@ -231,7 +271,7 @@ impl Worker<'_> {
             return Ok(action);
         }
         self.listener.event(&Event::Started {
-            step,
+            step: scope.step,
             kind: job.kind,
             label: job.label.clone(),
         });
@@ -253,9 +293,16 @@ impl Worker<'_> {
             Reuse::Always | Reuse::Refresh => keep(),
         }
         .map_err(in_context())?;
-        drop(lock);
         Ok(action)
     }
+}
+
+/// Whether a job may be done.
+enum Claim {
+    /// With the right to do it, where there can be one.
+    Free(Option<KeyLock>),
+    /// Another process has that.
+    Taken,
 }
 
 /// Returns what the cache knows of a key, when all its objects are there and whole.
@@ -275,6 +322,29 @@ enum Move {
 
 /// A move, and the nodes whose results led to it.
 type Asked = (Move, Vec<usize>);
+
+/// What other processes do.
+#[derive(Default)]
+struct Waiting {
+    jobs: Vec<Job>,
+    /// When they are tried again.
+    due: Option<Instant>,
+}
+
+impl Waiting {
+    fn push(&mut self, job: Job) {
+        self.due.get_or_insert_with(|| Instant::now() + POLL);
+        self.jobs.push(job);
+    }
+
+    /// Returns those to try again, if it is time.
+    fn take_due(&mut self) -> Vec<Job> {
+        match self.due {
+            Some(due) if due <= Instant::now() => std::mem::take(self).jobs,
+            _ => Vec::new(),
+        }
+    }
+}
 
 struct Loop<'a> {
     worker: Worker<'a>,
@@ -308,37 +378,40 @@ impl<'a> Loop<'a> {
     fn run(
         mut self,
         root: &Arc<dyn Step>,
-        done: &mpsc::Receiver<Finished>,
+        done: &mpsc::Receiver<Report>,
         start: &mut dyn FnMut(Job),
     ) -> Result<(Arc<Action>, Graph), RunError> {
         self.node(root);
+        let mut waiting = Waiting::default();
         loop {
             loop {
                 while let Some(node) = self.fresh.pop() {
                     self.ready.push_front(node);
                 }
-                if self.ready.is_empty() {
-                    break;
-                }
                 if self.failure.is_some() || self.worker.cancel.load(Ordering::Relaxed) {
                     self.ready.clear();
+                    waiting = Waiting::default();
+                }
+                if self.ready.is_empty() {
                     break;
                 }
                 self.advance(start);
             }
-            if self.running == 0 {
+            if self.running == 0 && waiting.jobs.is_empty() {
                 break;
             }
-            let Ok(finished) = done.recv() else {
-                break;
-            };
-            self.running -= 1;
-            self.on_cores -= usize::from(finished.lane == Lane::Cpu);
-            match finished.result {
-                Ok(action) => {
-                    self.settle(finished.node, action, finished.outcome, finished.duration);
+            let report = match waiting.due {
+                None => done.recv().ok(),
+                Some(due) => {
+                    let left = due.saturating_duration_since(Instant::now());
+                    done.recv_timeout(left).ok()
                 }
-                Err(error) => self.fail(finished.node, error),
+            };
+            if let Some(report) = report {
+                self.take(report, &mut waiting);
+            }
+            for job in waiting.take_due() {
+                self.start(job, start);
             }
         }
         if self.worker.cancel.load(Ordering::Relaxed) {
@@ -353,6 +426,31 @@ impl<'a> Loop<'a> {
                 root.label(),
                 "its steps wait for each other (a bug in kiln)",
             ))),
+        }
+    }
+
+    fn start(&mut self, job: Job, start: &mut dyn FnMut(Job)) {
+        self.running += 1;
+        self.on_cores += usize::from(job.task.lane == Lane::Cpu);
+        start(job);
+    }
+
+    /// Takes what comes back from a lane.
+    fn take(&mut self, report: Report, waiting: &mut Waiting) {
+        self.running -= 1;
+        let lane = match &report {
+            Report::Finished(finished) => finished.lane,
+            Report::Taken(job) => job.task.lane,
+        };
+        self.on_cores -= usize::from(lane == Lane::Cpu);
+        match report {
+            Report::Taken(job) => waiting.push(job),
+            Report::Finished(finished) => match finished.result {
+                Ok(action) => {
+                    self.settle(finished.node, action, finished.outcome, finished.duration);
+                }
+                Err(error) => self.fail(finished.node, error),
+            },
         }
     }
 
@@ -537,17 +635,16 @@ impl<'a> Loop<'a> {
                     before => {
                         let needs = &self.graph.nodes[node].needs;
                         let edges = needs.iter().filter_map(|need| self.graph.nodes[*need].key);
-                        let edges = edges.collect();
-                        self.running += 1;
-                        self.on_cores += usize::from(task.lane == Lane::Cpu);
-                        start(Job {
+                        let job = Job {
                             node,
                             kind,
                             label,
                             task,
-                            edges,
+                            edges: edges.collect(),
                             before,
-                        });
+                            is_waiting: false,
+                        };
+                        self.start(job, start);
                     }
                 }
             }

@@ -26,3 +26,4 @@ mod push;
 mod registry;
 mod sbom;
 mod schema;
+mod vm;

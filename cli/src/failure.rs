@@ -114,6 +114,22 @@ impl Failure {
         )
     }
 
+    /// A machine that a signal ended: nothing went wrong that needs words.
+    pub(crate) const fn ended_by_signal(signal: u8) -> Self {
+        Self {
+            code: exit::signal(signal),
+            problems: Vec::new(),
+        }
+    }
+
+    /// A command of the guest's that ended with a status of its own, and has said why.
+    pub(crate) const fn with_status(status: u8) -> Self {
+        Self {
+            code: status,
+            problems: Vec::new(),
+        }
+    }
+
     /// Standard output is closed: there is nothing to say, and to nobody.
     pub(crate) const fn broken_pipe() -> Self {
         Self {

@@ -1,13 +1,15 @@
-//! A QEMU command line for a kernel and an initrd: a machine with a serial console on this
-//! terminal, user networking and a source of randomness.
+//! A QEMU command line for a kernel and an initrd: a machine with a serial console, user networking,
+//! a source of randomness and lines for talking to the guest.
 //!
-//! Enters: files and wishes. Leaves: arguments; [`crate::commands::run`] executes them.
+//! Enters: files, wishes, and where its sockets go. Leaves: arguments; [`crate::vm`] executes them.
 
 use std::ffi::OsString;
 use std::fmt;
 use std::net::Ipv4Addr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
+
+use crate::vm::place::{PORTS, Place};
 
 /// What to boot, and on what.
 #[derive(Debug, Clone)]
@@ -60,8 +62,9 @@ pub(crate) fn model(architecture: &str) -> Option<Model> {
 }
 
 impl Machine {
-    /// Returns QEMU's arguments; `machine` comes from [`model`].
-    pub(crate) fn arguments(&self, model: &Model) -> Vec<OsString> {
+    /// Returns QEMU's arguments; `machine` comes from [`model`]. A machine that `waits` begins when
+    /// somebody has connected to its console.
+    pub(crate) fn arguments(&self, model: &Model, place: &Place, waits: bool) -> Vec<OsString> {
         let mut arguments: Vec<OsString> = Vec::new();
         let mut add = |flag: &str, value: OsString| {
             arguments.push(flag.into());
@@ -90,13 +93,36 @@ impl Machine {
         // No option ROM: nothing is booted from the network.
         add("-device", "virtio-net-pci,netdev=net0,romfile=".into());
         add("-device", "virtio-rng-pci".into());
+        let socket = |id: &str, path: &Path, rest: &str| -> OsString {
+            let path = escaped(path);
+            format!("socket,id={id},path={path},server=on,{rest}").into()
+        };
+        let wait = if waits { "wait=on" } else { "wait=off" };
+        let console = format!("{wait},logfile={}", escaped(&place.console_log()));
+        add("-chardev", socket("console", &place.console(), &console));
+        add("-serial", "chardev:console".into());
+        add("-chardev", socket("qmp", &place.qmp(), "wait=off"));
+        add("-mon", "chardev=qmp,mode=control".into());
+        // Port 0 is a console's.
+        let ports = format!("virtio-serial-pci,max_ports={}", PORTS + 1);
+        add("-device", ports.into());
+        for number in 0..PORTS {
+            let id = format!("control{number}");
+            add("-chardev", socket(&id, &place.port(number), "wait=off"));
+            let port = format!("virtserialport,chardev={id},name=kiln.control.{number}");
+            add("-device", port.into());
+        }
+        add("-name", place.name().into());
         arguments.extend(["-nodefaults", "-no-user-config"].map(Into::into));
-        // As -nographic, less the firmware's own use of the console, which clears the screen. Console
-        // and monitor share the terminal: Ctrl-C goes to the guest, Ctrl-A x quits.
-        let console = ["-display", "none", "-serial", "mon:stdio", "-no-reboot"];
-        arguments.extend(console.map(Into::into));
+        // As -nographic, less the firmware's own use of the console, which clears the screen.
+        arguments.extend(["-display", "none", "-no-reboot"].map(Into::into));
         arguments
     }
+}
+
+/// Returns a path as a value in one of QEMU's options, where a comma ends it.
+fn escaped(path: &Path) -> String {
+    path.to_string_lossy().replace(',', ",,")
 }
 
 /// A forwarded port; displays as QEMU's `hostfwd` rule.
@@ -114,6 +140,15 @@ pub(crate) struct Publish {
 }
 
 impl Publish {
+    /// Returns it as people read it.
+    pub(crate) fn for_people(&self) -> String {
+        let protocol = self.protocol();
+        format!(
+            "{}:{} -> {}/{protocol}",
+            self.address, self.host, self.guest
+        )
+    }
+
     /// Returns `tcp` or `udp`.
     pub(crate) const fn protocol(self) -> &'static str {
         if self.udp { "udp" } else { "tcp" }
@@ -204,15 +239,19 @@ mod tests {
             kvm: false,
             publish: vec!["8080:80".parse().unwrap(), "53:53/udp".parse().unwrap()],
         };
-        let arguments = machine.arguments(&model("amd64").unwrap());
+        let place = Place::at(Path::new("/run/a,b"), "a");
+        let arguments = machine.arguments(&model("amd64").unwrap(), &place, true);
         let arguments: Vec<_> = arguments.iter().map(|a| a.to_str().unwrap()).collect();
         let text = arguments.join(" ");
-        insta::assert_snapshot!(text, @"-machine q35 -accel tcg -cpu max,la57=off -smp 2 -m 512M -kernel a,b-kernel -initrd a,b-initrd.img -append console=ttyS0 a,b -netdev user,id=net0,hostfwd=tcp:127.0.0.1:8080-:80,hostfwd=udp:127.0.0.1:53-:53 -device virtio-net-pci,netdev=net0,romfile= -device virtio-rng-pci -nodefaults -no-user-config -display none -serial mon:stdio -no-reboot");
+        let (text, rest) = text.split_once(" -chardev socket,id=control1,").unwrap();
+        insta::assert_snapshot!(text, @"-machine q35 -accel tcg -cpu max,la57=off -smp 2 -m 512M -kernel a,b-kernel -initrd a,b-initrd.img -append console=ttyS0 a,b -netdev user,id=net0,hostfwd=tcp:127.0.0.1:8080-:80,hostfwd=udp:127.0.0.1:53-:53 -device virtio-net-pci,netdev=net0,romfile= -device virtio-rng-pci -chardev socket,id=console,path=/run/a,,b/console.sock,server=on,wait=on,logfile=/run/a,,b/console.log -serial chardev:console -chardev socket,id=qmp,path=/run/a,,b/qmp.sock,server=on,wait=off -mon chardev=qmp,mode=control -device virtio-serial-pci,max_ports=9 -chardev socket,id=control0,path=/run/a,,b/control.0,server=on,wait=off -device virtserialport,chardev=control0,name=kiln.control.0");
+        let end = "-name a -nodefaults -no-user-config -display none -no-reboot";
+        assert!(rest.ends_with(end), "{rest}");
         let kvm = Machine {
             kvm: true,
             ..machine
         };
-        let arguments = kvm.arguments(&model("arm64").unwrap());
+        let arguments = kvm.arguments(&model("arm64").unwrap(), &place, false);
         assert!(arguments.contains(&"host".into()));
         assert!(model("s390x").is_none());
     }

@@ -1,7 +1,7 @@
 //! The `kiln` command: people on one side, the engine on the other.
 //!
 //! Enters: a command line. Leaves: status lines on stderr, data on stdout, an exit code.
-//! In reading order: [`args`], [`commands`], [`ui`], [`failure`]; [`machine`] and [`kvm`] boot.
+//! In reading order: [`args`], [`commands`], [`ui`], [`failure`]; [`machine`], [`kvm`] and [`vm`] boot.
 //!
 //! An unchanged build must cost what looking at its files costs: nothing here starts a thread, a
 //! progress display or anything of the network before the engine has something to tell.
@@ -21,6 +21,7 @@ mod serve;
 mod signals;
 mod ui;
 mod units;
+mod vm;
 
 fn main() -> ExitCode {
     commands::run(&args::Arguments::parse())

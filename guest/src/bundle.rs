@@ -12,6 +12,7 @@ use rustix::mount::{self, MountFlags, MountPropagationFlags, UnmountFlags};
 
 use crate::error::{Context, Error, Result};
 use crate::options;
+use crate::policy::Policy;
 use crate::spec::{Config, Mount, Runtime, SPEC_BYTES_MAX};
 use crate::{rootfs, say};
 
@@ -62,6 +63,13 @@ pub(crate) struct Bundle {
     pub(crate) config: Config,
     /// `runtime.json`.
     pub(crate) runtime: Runtime,
+    /// What its annotations ask for.
+    pub(crate) policy: Policy,
+}
+
+/// Returns the directory of a bundle by its id.
+pub(crate) fn directory(phase: Phase, id: &str) -> PathBuf {
+    Path::new(CONTAINERS).join(phase.directory()).join(id)
 }
 
 /// Returns the bundle directories of a phase, in name order; none if the phase has no directory.
@@ -119,12 +127,15 @@ impl Bundle {
             None => Runtime::default(),
         };
         let id = directory.file_name().unwrap_or_default();
+        let config = Config::parse(&config)?;
+        let policy = Policy::of(&config.annotations).context(|| "config.json")?;
         Ok(Self {
             directory: directory.to_owned(),
             id: id.to_string_lossy().into_owned(),
             phase,
-            config: Config::parse(&config)?,
+            config,
             runtime,
+            policy,
         })
     }
 

@@ -5,6 +5,7 @@
 
 use std::fs;
 use std::path::{Component, Path, PathBuf};
+use std::time::Duration;
 
 use crate::error::{Context, Error, Result};
 use crate::spec::{Config, Cpu, Memory, Resources};
@@ -62,6 +63,57 @@ fn path_of(root: &Path, name: &str) -> Result<PathBuf> {
         }
     }
     Ok(path)
+}
+
+/// Kills every process of a group (Linux 5.14).
+pub(crate) fn kill(path: &Path) -> std::io::Result<()> {
+    fs::write(path.join("cgroup.kill"), "1")
+}
+
+/// Returns whether the kernel killed something of a group because its memory was full.
+pub(crate) fn ran_out_of_memory(path: &Path) -> bool {
+    let events = fs::read_to_string(path.join("memory.events")).unwrap_or_default();
+    let count = events
+        .lines()
+        .find_map(|line| line.strip_prefix("oom_kill "));
+    count.is_some_and(|count| count != "0")
+}
+
+/// What a group uses.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Usage {
+    /// Processor time so far.
+    pub(crate) cpu: Duration,
+    /// Memory now, in bytes. Without the memory controller what its processes have mapped and
+    /// resident, shared pages counted once for each.
+    pub(crate) memory: u64,
+    /// Processes now.
+    pub(crate) processes: usize,
+}
+
+/// Returns what a group uses.
+pub(crate) fn usage(path: &Path) -> Usage {
+    let read = |file: &str| fs::read_to_string(path.join(file)).unwrap_or_default();
+    let (cpu, processes) = (read("cpu.stat"), read("cgroup.procs"));
+    let micros = cpu
+        .lines()
+        .find_map(|line| line.strip_prefix("usage_usec "));
+    let resident = || {
+        let page = rustix::param::page_size() as u64;
+        let pages = processes.lines().filter_map(|pid| {
+            let statm = fs::read_to_string(format!("/proc/{pid}/statm")).ok()?;
+            statm.split(' ').nth(1)?.parse::<u64>().ok()
+        });
+        pages.sum::<u64>() * page
+    };
+    Usage {
+        cpu: Duration::from_micros(micros.and_then(|n| n.parse().ok()).unwrap_or(0)),
+        memory: read("memory.current")
+            .trim()
+            .parse()
+            .unwrap_or_else(|_| resident()),
+        processes: processes.lines().count(),
+    }
 }
 
 /// Removes a group that is empty; one in use stays.

@@ -22,6 +22,8 @@ use rustix::thread::{LinkNameSpaceType, UnshareFlags};
 
 use crate::bundle::Bundle;
 use crate::error::{Context, Error, Result};
+use crate::policy::Ready;
+use crate::ready::Notify;
 use crate::spec::{Config, NamespaceKind};
 use crate::{cgroup, netlink, process, rootfs, say, sys};
 
@@ -45,6 +47,8 @@ pub(crate) struct Started {
     pub(crate) status: OwnedFd,
     /// Its control group.
     pub(crate) cgroup: Option<PathBuf>,
+    /// Where it says that it is ready, if it does.
+    pub(crate) notify: Option<Notify>,
 }
 
 /// The child's ends of the pipes.
@@ -58,6 +62,15 @@ struct Ends {
 
 /// Starts a prepared bundle.
 pub(crate) fn start(bundle: &mut Bundle) -> Result<Started> {
+    let group = cgroup::create(&bundle.id, &bundle.config).context(|| "control group")?;
+    let started = start_in(bundle, group.clone());
+    if let (Err(_), Some(group)) = (&started, group) {
+        cgroup::remove(&group);
+    }
+    started
+}
+
+fn start_in(bundle: &mut Bundle, cgroup: Option<PathBuf>) -> Result<Started> {
     drop_runtime_binaries(bundle);
     let unknown = process::unknown_capabilities(&bundle.config.process.capabilities);
     if !unknown.is_empty() {
@@ -67,8 +80,12 @@ pub(crate) fn start(bundle: &mut Bundle) -> Result<Started> {
             unknown.join(" ")
         );
     }
+    let notifies = bundle.policy.ready == Ready::Notify;
+    if notifies {
+        let env = &mut bundle.config.process.env;
+        env.push(format!("NOTIFY_SOCKET={}", Notify::address(&bundle.id)));
+    }
     let joins = Joins::open(&bundle.config)?;
-    let cgroup = cgroup::create(&bundle.id, &bundle.config).context(|| "control group")?;
     let make = || pipe().context(|| "pipe");
     let ((stdout, child_stdout), (stderr, child_stderr)) = (make()?, make()?);
     let ((status, child_status), (mut joined, child_joined)) = (make()?, make()?);
@@ -93,10 +110,17 @@ pub(crate) fn start(bundle: &mut Bundle) -> Result<Started> {
     };
     drop(ends);
     let runtime = &bundle.runtime;
-    if !runtime.interfaces.is_empty() || !runtime.bind_ns.wanted().is_empty() {
+    let mut notify = None;
+    if notifies || !runtime.interfaces.is_empty() || !runtime.bind_ns.wanted().is_empty() {
         // The child only enters namespaces before it closes this: no wait worth the name.
         let _ = joined.read(&mut [0]);
-        if let Err(cause) = outside_work(bundle, pid) {
+        let done = outside_work(bundle, pid).and_then(|()| {
+            notify = notifies
+                .then(|| Notify::open(&bundle.id, pid))
+                .transpose()?;
+            Ok(())
+        });
+        if let Err(cause) = done {
             let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
             return Err(cause);
         }
@@ -111,6 +135,7 @@ pub(crate) fn start(bundle: &mut Bundle) -> Result<Started> {
         stderr: stderr.into(),
         status: status.into(),
         cgroup,
+        notify,
     })
 }
 
@@ -281,7 +306,7 @@ fn become_container(
     rootfs::confine(config)?;
 
     let args = process::c_strings(&process.args).context(|| "process.args")?;
-    let env = process::environment(process)?;
+    let env = process::environment(&process.env, process.user.uid)?;
     rustix::process::chdir(process.cwd.as_str())
         .context(|| format!("process.cwd {}", process.cwd))?;
     process::become_user(process)?;

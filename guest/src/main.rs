@@ -22,21 +22,28 @@ mod uevent;
 
 mod bundle;
 mod options;
+mod policy;
 mod spec;
 mod volumes;
 
 mod cgroup;
 mod container;
+mod exec;
 mod process;
+mod ready;
 mod rootfs;
 
 mod dhcp;
 mod netlink;
 mod network;
 
+mod alive;
+mod client;
 mod helper;
 mod log;
 mod power;
+mod service;
+mod session;
 mod shutdown;
 mod supervisor;
 
@@ -89,6 +96,7 @@ fn live(began: Instant, own_path: Option<&str>) -> Result<Infallible> {
     debug!("modules loaded after {:?}", began.elapsed());
     machine::set_hostname();
     machine::set_clock();
+    supervisor.listen();
     let mode = start_network(&mut supervisor, &cmdline, &onboot, &services);
     volumes::mount_all();
 
@@ -185,11 +193,9 @@ fn start_network(
 }
 
 fn start_services(supervisor: &mut Supervisor, services: Bundles, began: Instant) {
-    for (id, bundle) in services {
-        supervisor.start(bundle, &id, Phase::Service);
-    }
-    supervisor.wait(None, |s| s.all_started() || s.action().is_some());
-    let count = supervisor.services();
+    supervisor.start_services(services);
+    supervisor.wait_for_services();
+    let count = supervisor.services_up();
     say!(
         "{count} service{} started in {:.2} s",
         if count == 1 { "" } else { "s" },

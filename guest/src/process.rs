@@ -217,12 +217,12 @@ fn check_sysctl(config: &spec::Config, key: &str) -> Result<()> {
     }
 }
 
-/// Returns the environment, with `HOME` from the container's `/etc/passwd` if it is not set.
-pub(crate) fn environment(process: &Process) -> Result<Vec<CString>> {
-    let mut env = process.env.clone();
+/// Returns an environment, with `HOME` from the container's `/etc/passwd` if it is not set.
+pub(crate) fn environment(env: &[String], uid: u32) -> Result<Vec<CString>> {
+    let mut env = env.to_vec();
     if !env.iter().any(|e| e.starts_with("HOME=")) {
         let passwd = fs::read("/etc/passwd").unwrap_or_default();
-        env.push(format!("HOME={}", home(&passwd, process.user.uid)));
+        env.push(format!("HOME={}", home(&passwd, uid)));
     }
     c_strings(&env).context(|| "process.env")
 }

@@ -54,6 +54,11 @@ impl Inside {
         )
     }
 
+    /// Returns whether something exists at a path.
+    pub(crate) fn has(&self, path: &Path) -> bool {
+        self.existing(path).is_ok()
+    }
+
     /// Opens a directory, made with its parents if missing.
     pub(crate) fn directory(&self, path: &str) -> Result<OwnedFd> {
         self.make(Path::new(path), true, LINKS_MAX)

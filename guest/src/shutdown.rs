@@ -9,9 +9,10 @@ use std::time::{Duration, Instant};
 use rustix::mount::{self, MountFlags, UnmountFlags};
 use rustix::system::{RebootCommand, reboot};
 
+use crate::alive::{Other, others_alive};
 use crate::bundle::{self, Phase};
 use crate::cmdline::Cmdline;
-use crate::supervisor::{self, Action, Supervisor, others_alive};
+use crate::supervisor::{self, Action, Supervisor};
 use crate::{console, say, sys};
 
 /// Longest wait for processes to end by themselves.
@@ -77,7 +78,7 @@ pub(crate) fn shut_down(supervisor: &mut Supervisor, action: Action) -> ! {
 fn end_processes(supervisor: &mut Supervisor) {
     // No process at all is fine, and the only possible error.
     let _ = sys::kill_all(libc::SIGTERM);
-    let hearing = |_: &Supervisor| !others_alive().iter().any(supervisor::Other::can_hear);
+    let hearing = |_: &Supervisor| !others_alive().iter().any(Other::can_hear);
     wait_for(supervisor, TERM_WAIT_MAX, hearing);
     let _ = sys::kill_all(libc::SIGKILL);
     if !wait_for(supervisor, KILL_WAIT_MAX, |_| others_alive().is_empty()) {

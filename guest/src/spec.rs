@@ -32,6 +32,8 @@ pub(crate) struct Config {
     pub(crate) domainname: String,
     /// Mounts, in order.
     pub(crate) mounts: Vec<Mount>,
+    /// Remarks; see [`Policy`](crate::policy::Policy).
+    pub(crate) annotations: BTreeMap<String, String>,
     /// Linux parts.
     pub(crate) linux: Linux,
     /// Refused.

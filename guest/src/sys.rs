@@ -171,6 +171,15 @@ pub(crate) fn kill_all(signal: libc::c_int) -> io::Result<()> {
     }
 }
 
+/// Sends a signal, real-time ones included, to one process.
+pub(crate) fn kill(pid: rustix::process::Pid, signal: libc::c_int) -> io::Result<()> {
+    // SAFETY: plain system call.
+    match unsafe { libc::kill(pid.as_raw_nonzero().get(), signal) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
 /// EtherType of IPv4.
 const ETH_P_IP: u16 = 0x0800;
 
@@ -244,6 +253,21 @@ pub(crate) fn join_netlink_group(socket: BorrowedFd<'_>, group: u32) -> io::Resu
         libc::NETLINK_ADD_MEMBERSHIP,
         &value,
     )
+}
+
+/// Has the kernel send SIGIO to this process when something becomes of `fd` (fcntl(2), O_ASYNC).
+pub(crate) fn signal_io(fd: BorrowedFd<'_>) -> io::Result<()> {
+    // SAFETY: fcntl(2) with numbers only.
+    let done = unsafe {
+        let flags = libc::fcntl(fd.as_raw_fd(), libc::F_GETFL);
+        flags >= 0
+            && libc::fcntl(fd.as_raw_fd(), libc::F_SETOWN, libc::getpid()) >= 0
+            && libc::fcntl(fd.as_raw_fd(), libc::F_SETFL, flags | libc::O_ASYNC) >= 0
+    };
+    match done {
+        true => Ok(()),
+        false => Err(io::Error::last_os_error()),
+    }
 }
 
 fn set_option(

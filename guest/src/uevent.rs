@@ -20,6 +20,8 @@ pub(crate) enum Event {
     Modalias(Vec<u8>),
     /// A network interface.
     Interface,
+    /// A virtio serial port, which has a name now: its device.
+    Port(String),
 }
 
 /// A subscription.
@@ -51,13 +53,19 @@ impl Uevents {
 
 fn parse(datagram: &[u8]) -> Option<Event> {
     let mut strings = datagram.split(|b| *b == 0);
-    if !strings.next()?.starts_with(b"add@") {
-        return None;
-    }
+    let header = strings.next()?;
     let value = |key: &[u8]| {
         let mut all = strings.clone();
         all.find_map(|s| s.strip_prefix(key)?.strip_prefix(b"="))
     };
+    // A port gets its name after it was added (`drivers/char/virtio_console.c`).
+    if header.starts_with(b"change@") && value(b"SUBSYSTEM")? == b"virtio-ports" {
+        let device = str::from_utf8(value(b"DEVNAME")?).ok()?;
+        return Some(Event::Port(device.to_owned()));
+    }
+    if !header.starts_with(b"add@") {
+        return None;
+    }
     if let Some(modalias) = value(b"MODALIAS") {
         return Some(Event::Modalias(modalias.to_vec()));
     }
@@ -75,6 +83,9 @@ mod tests {
         assert_eq!(parse(device), Some(Event::Modalias(b"pci:v1".to_vec())));
         let net = b"add@/devices/x/net/eth0\0ACTION=add\0SUBSYSTEM=net\0INTERFACE=eth0\0";
         assert_eq!(parse(net), Some(Event::Interface));
+        let port = b"change@/x/vport1p1\0ACTION=change\0SUBSYSTEM=virtio-ports\0DEVNAME=vport1p1\0";
+        assert_eq!(parse(port), Some(Event::Port("vport1p1".to_owned())));
+        assert_eq!(parse(b"change@/x\0SUBSYSTEM=net\0"), None);
         assert_eq!(parse(b"remove@/x\0MODALIAS=a\0"), None);
         assert_eq!(parse(b"libudev\0\xfe\xed"), None);
     }

@@ -60,6 +60,8 @@ impl Space {
             .current_dir(self.directory.path())
             .env("KILN_CACHE", self.path("cache"))
             .env("HOME", self.path("home"))
+            // Where machines are found; kiln does not make it.
+            .env("XDG_RUNTIME_DIR", self.path("run"))
             .env("NO_COLOR", "1")
             .env_remove("DOCKER_CONFIG")
             .env_remove("DOCKER_HOST")

@@ -14,6 +14,7 @@ mod push;
 mod sbom;
 mod schema;
 mod serve;
+mod vm;
 
 use std::path::PathBuf;
 
@@ -40,6 +41,7 @@ pub(crate) use pkg::{Pkg, PkgCommand, PkgFlags, ShowTag};
 pub(crate) use push::{Cloud, Push};
 pub(crate) use schema::Schema;
 pub(crate) use serve::Serve;
+pub(crate) use vm::{Guest, Named, Vm};
 
 /// Builds minimal bootable Linux systems from OCI images and Debian packages.
 #[derive(Debug, Parser)]
@@ -93,6 +95,9 @@ pub(crate) enum Command {
     /// Build a system when it is a description, and boot it in QEMU
     #[command(long_about = RUN_ABOUT, after_long_help = exit::HELP)]
     Run(Run),
+    /// Look at running machines, and at what runs in them
+    #[command(subcommand, long_about = vm::ABOUT)]
+    Vm(Vm),
     /// Pin images and packages: write NAME.lock beside the description
     #[command(after_long_help = exit::HELP)]
     Lock(Lock),
@@ -141,8 +146,8 @@ Build a system when it is a description, and boot it in QEMU.
 
 What to boot is a description (FILE.yml) or the prefix of what a build has written \
 (PREFIX-kernel, PREFIX-initrd.img, PREFIX-cmdline). The system's serial console is this terminal: \
-Ctrl-C goes to the system, Ctrl-A x ends it, Ctrl-A h lists more. When the system powers off or \
-reboots, kiln ends with code 0.
+Ctrl-C goes to the system, Ctrl-] ends it. When the system powers off or reboots, kiln ends with \
+code 0. With --detach it runs in the background, where kiln vm finds it.
 
   kiln run hello.yml
   kiln run --publish 8080:80 hello.yml";
@@ -280,6 +285,9 @@ pub(crate) struct Run {
     /// Forward a port of this machine to the system; can be repeated
     #[arg(long, value_name = "[ADDRESS:]HOST:GUEST[/tcp|udp]")]
     pub(crate) publish: Vec<Publish>,
+    /// Leave the machine running in the background; kiln vm finds it
+    #[arg(short, long, visible_alias = "detached")]
+    pub(crate) detach: bool,
     /// What runs the processor: KVM when it works here, else QEMU's emulation (tcg)
     #[arg(long, value_name = "WHAT", default_value = "auto")]
     pub(crate) accel: Accel,

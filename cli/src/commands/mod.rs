@@ -14,6 +14,7 @@ mod sbom;
 mod schema;
 mod serve;
 mod version;
+mod vm;
 
 use std::process::ExitCode;
 
@@ -29,6 +30,7 @@ pub(crate) fn run(arguments: &Arguments) -> ExitCode {
     let result = match &arguments.command {
         Command::Build(build) => build::run(build, printer),
         Command::Run(run) => run::run(run, printer),
+        Command::Vm(command) => vm::run(command, printer),
         Command::Lock(lock) => lock::run(lock, printer),
         Command::Bench(bench) => bench::run(bench, printer),
         Command::Migrate(migrate) => migrate::run(migrate, printer),

@@ -1,24 +1,29 @@
-//! `kiln run`: builds a description when it is one, then becomes QEMU.
+//! `kiln run`: builds a description when it is one, then boots it in QEMU.
 //!
-//! Becomes, not starts: the terminal, Ctrl-C, signals and the exit code are QEMU's own from there.
+//! The terminal is the machine's console until the machine ends; Ctrl-] ends it. A machine in the
+//! background is left to `kiln vm`.
 
 use std::env;
 use std::ffi::OsString;
 use std::fs;
 use std::io;
 use std::net::{TcpListener, UdpSocket};
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::sync::atomic::Ordering;
+use std::time::SystemTime;
 
 use kiln_engine::build::{Destination, Format};
 
-use super::{build, request};
+use super::{build, print, request};
 use crate::args::{Accel, Run};
 use crate::failure::Failure;
 use crate::kvm;
-use crate::machine::{Machine, Publish, model};
+use crate::machine::{Machine, Model, Publish, model};
+use crate::signals::Interruption;
 use crate::ui::printer::Printer;
+use crate::vm::console::{self, End};
+use crate::vm::place::{About, Place};
+use crate::vm::qemu::Qemu;
 
 pub(super) fn run(arguments: &Run, printer: Printer) -> Result<(), Failure> {
     let architecture = request::architecture(arguments.common.sources.arch.as_deref())?;
@@ -52,15 +57,103 @@ pub(super) fn run(arguments: &Run, printer: Printer) -> Result<(), Failure> {
         publish: arguments.publish.clone(),
         architecture,
     };
-    announce(&prefix, &machine, printer);
-    let error = Command::new(&program)
-        .args(machine.arguments(&model))
-        .exec();
-    Err(Failure::failed(
-        format!("cannot run {}", program.display()),
-        Some(&error),
-        None,
-    ))
+    boot(arguments, &prefix, &machine, &program, &model, printer)
+}
+
+/// Boots the machine, and stays with it unless it is to run in the background.
+fn boot(
+    arguments: &Run,
+    prefix: &Path,
+    machine: &Machine,
+    program: &Path,
+    model: &Model,
+    printer: Printer,
+) -> Result<(), Failure> {
+    let name = prefix.file_name().unwrap_or_default();
+    let place = Place::create(&name.to_string_lossy()).map_err(|error| {
+        Failure::failed("cannot make a place for the machine", Some(&error), None)
+    })?;
+    // Its files go when the machine has ended, and when it never began.
+    let guard = Removed(&place);
+    announce(prefix, machine, &place, arguments.detach, printer);
+    let quoted = machine.arguments(model, &place, !arguments.detach);
+    let cannot = |error: &io::Error, complaint: String| {
+        let hint = Some(complaint).filter(|complaint| !complaint.is_empty());
+        let message = format!("cannot run {}", program.display());
+        Failure::failed(message, Some(error), hint)
+    };
+    let mut qemu = Qemu::start(program, &quoted, place.clone(), arguments.detach)
+        .map_err(|error| cannot(&error, String::new()))?;
+    let console = qemu.console();
+    let console = console.map_err(|error| cannot(&error, qemu.complaint()))?;
+    let about = About {
+        system: arguments.system.display().to_string(),
+        pid: qemu.pid(),
+        began: SystemTime::now()
+            .duration_since(SystemTime::UNIX_EPOCH)
+            .map_or(0, |since| since.as_secs()),
+        publish: arguments.publish.iter().map(Publish::for_people).collect(),
+    };
+    let described = place.describe(&about);
+    described.map_err(|error| cannot(&error, String::new()))?;
+    if arguments.detach {
+        std::mem::forget(guard);
+        return print(&format!("{}\n", place.name()));
+    }
+    stay(&mut qemu, console, printer)?;
+    match qemu.wait(None) {
+        Ok(Some(status)) if status.success() => Ok(()),
+        Ok(status) => {
+            let status = status.map_or_else(String::new, |status| status.to_string());
+            let hint = Some(qemu.complaint()).filter(|complaint| !complaint.is_empty());
+            Err(Failure::failed(
+                format!("QEMU ended with {status}"),
+                None,
+                hint,
+            ))
+        }
+        Err(error) => Err(cannot(&error, String::new())),
+    }
+}
+
+/// Is the machine's console until one of the two ends.
+fn stay(
+    qemu: &mut Qemu,
+    console: std::os::unix::net::UnixStream,
+    printer: Printer,
+) -> Result<(), Failure> {
+    let interruption = Interruption::watch();
+    let interruption = interruption
+        .map_err(|error| Failure::failed("cannot watch for signals", Some(&error), None))?;
+    let cancelled = || interruption.flag().load(Ordering::Relaxed);
+    match console::attach(console, cancelled) {
+        Ok(End::Machine) => Ok(()),
+        Ok(End::Escape) => {
+            printer.done("Ending", "the machine");
+            qemu.end(false);
+            Ok(())
+        }
+        Ok(End::Signal) => {
+            qemu.end(true);
+            Err(Failure::ended_by_signal(interruption.number()))
+        }
+        Err(error) => {
+            qemu.end(true);
+            match error.kind() {
+                io::ErrorKind::BrokenPipe => Err(Failure::broken_pipe()),
+                _ => Err(Failure::failed("the console", Some(&error), None)),
+            }
+        }
+    }
+}
+
+/// Removes a machine's files when dropped.
+struct Removed<'a>(&'a Place);
+
+impl Drop for Removed<'_> {
+    fn drop(&mut self) {
+        self.0.remove();
+    }
 }
 
 /// Builds the description and returns the prefix of its outputs.
@@ -199,7 +292,7 @@ fn use_kvm(
     }
 }
 
-fn announce(prefix: &Path, machine: &Machine, printer: Printer) {
+fn announce(prefix: &Path, machine: &Machine, place: &Place, detach: bool, printer: Printer) {
     for port in &machine.publish {
         let Publish {
             address,
@@ -218,8 +311,14 @@ fn announce(prefix: &Path, machine: &Machine, printer: Printer) {
     printer.done(
         "Booting",
         &format!(
-            "{prefix} ({} MiB, {} CPU, {} by {accelerator}); Ctrl-A x ends it",
-            machine.memory, machine.cpus, machine.architecture
+            "{prefix} ({} MiB, {} CPU, {} by {accelerator}); {}",
+            machine.memory,
+            machine.cpus,
+            machine.architecture,
+            match detach {
+                true => format!("kiln vm stop {} ends it", place.name()),
+                false => "Ctrl-] ends it".to_owned(),
+            }
         ),
     );
 }

@@ -92,7 +92,7 @@ impl<'a> Decoder<'a> {
         self.warnings.push(warning);
     }
 
-    fn report_maybe_hint(
+    pub(super) fn report_maybe_hint(
         &mut self,
         range: &Range<usize>,
         path: &Path<'_>,

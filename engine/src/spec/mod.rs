@@ -19,6 +19,7 @@ mod model;
 mod nearest;
 mod node;
 mod oci;
+mod policy;
 mod position;
 mod read;
 mod read_container;

@@ -7,7 +7,7 @@ use super::grammar;
 use super::model::Id;
 use super::node::{Node, Value};
 use super::read::{image_source, report_no_image};
-use super::read_oci;
+use super::{policy, read_oci};
 
 /// One item of a container section.
 pub(super) fn container(
@@ -81,7 +81,7 @@ pub(super) fn config(fields: &mut Fields<'_, '_, '_>) -> Config {
         }),
         uid_mappings: fields.field("uidMappings", read_oci::id_mappings),
         gid_mappings: fields.field("gidMappings", read_oci::id_mappings),
-        annotations: fields.field("annotations", Decoder::string_map),
+        annotations: fields.field("annotations", policy::annotations),
         runtime: fields.field("runtime", runtime),
     }
 }

@@ -1,29 +1,34 @@
 //! The event loop of PID 1: one poll(2) over everything that can happen.
 //!
 //! Signals, container output, start reports, the console taking bytes again, the power button, new
-//! devices, the network. Nothing in here blocks; whoever waits for something calls [`turn`] until
-//! it is so.
+//! devices, the network, services that are due. Nothing in here blocks; whoever waits for something
+//! calls [`turn`] until it is so.
 //!
 //! [`turn`]: Supervisor::turn
 
-use std::fs;
+mod running;
+mod serve;
+
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, poll};
-use rustix::process::{Pid, WaitOptions, WaitStatus};
+use rustix::process::{Pid, WaitOptions};
 
 use crate::bundle::{Bundle, Phase, short_name};
 use crate::cmdline::Cmdline;
-use crate::container::{self, STATUS_BYTES_MAX, Started};
+use crate::container;
 use crate::error::{Context, Result};
 use crate::loader::Seen;
-use crate::log::{Output, Stream};
+use crate::log::{Journal, Output, Stream};
 use crate::network::Network;
+use crate::policy::OnFailure;
 use crate::power::Button;
+use crate::service::{Services, State};
 use crate::uevent::{Event, Uevents};
-use crate::{cgroup, console, machine, say, sys};
+use crate::{bundle, console, machine, say, sys};
+use running::Running;
+use serve::Conversation;
 
 /// How the machine is to end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,19 +54,6 @@ impl Action {
     }
 }
 
-/// A container with a process, or one whose end has not been dealt with.
-#[derive(Debug)]
-struct Running {
-    bundle: Bundle,
-    pid: Pid,
-    cgroup: Option<PathBuf>,
-    /// Open until the program runs or the start failed.
-    status: Option<OwnedFd>,
-    /// Why the start failed; empty if it did not.
-    error: Vec<u8>,
-    exit: Option<WaitStatus>,
-}
-
 /// What a descriptor of the poll set is for.
 #[derive(Debug, Clone, Copy)]
 enum Source {
@@ -70,7 +62,10 @@ enum Source {
     Uevents,
     Network,
     Console,
+    Listener,
+    Conversation,
     Status(usize),
+    Notify,
     Stream(usize),
 }
 
@@ -88,9 +83,18 @@ pub(crate) struct Supervisor {
     seen: Seen,
     containers: Vec<Running>,
     streams: Vec<(Pid, Stream)>,
+    journals: Vec<Journal>,
+    services: Services,
+    /// Bundles of services that have been read but not started yet.
+    fresh: Vec<Bundle>,
+    /// A service has ended or was added: others may wait for it in vain.
+    services_changed: bool,
     network: Option<Network>,
     button: Option<Button>,
     uevents: Option<Uevents>,
+    /// Where `kilnctl` connects.
+    listener: Option<OwnedFd>,
+    conversations: Vec<Conversation>,
     /// Whether logs go to files.
     keep_logs: bool,
     action: Option<Action>,
@@ -100,8 +104,10 @@ pub(crate) struct Supervisor {
     ending: bool,
 }
 
-const SIGNALS: [libc::c_int; 6] = [
+const SIGNALS: [libc::c_int; 7] = [
     libc::SIGCHLD,
+    // Of virtio ports.
+    libc::SIGIO,
     libc::SIGTERM,
     libc::SIGINT,
     libc::SIGUSR1,
@@ -119,9 +125,15 @@ impl Supervisor {
             seen: Seen::default(),
             containers: Vec::new(),
             streams: Vec::new(),
+            journals: Vec::new(),
+            services: Services::default(),
+            fresh: Vec::new(),
+            services_changed: false,
             network: None,
             button: None,
             uevents: None,
+            listener: None,
+            conversations: Vec::new(),
             keep_logs,
             action: None,
             requests: 0,
@@ -195,33 +207,38 @@ impl Supervisor {
         match started {
             Ok((started, bundle)) => Some(self.adopt(started, bundle)),
             Err(cause) => {
-                self.failures += 1;
-                say!("{} {}: not started: {cause}", phase.noun(), short_name(id));
+                self.not_started(phase, id, &cause.to_string());
                 None
             }
         }
     }
 
-    fn adopt(&mut self, started: Started, bundle: Bundle) -> Pid {
-        let stream = |fd, output| Stream::new(fd, &bundle.id, bundle.phase, output, self.keep_logs);
-        self.streams
-            .push((started.pid, stream(started.stdout, Output::Stdout)));
-        self.streams
-            .push((started.pid, stream(started.stderr, Output::Stderr)));
-        self.containers.push(Running {
-            bundle,
-            pid: started.pid,
-            cgroup: started.cgroup,
-            status: Some(started.status),
-            error: Vec::new(),
-            exit: None,
-        });
-        started.pid
+    fn adopt(&mut self, started: container::Started, bundle: Bundle) -> Pid {
+        let journal = self.journal(&bundle);
+        let (running, [stdout, stderr]) = Running::new(bundle, started, Instant::now());
+        let pid = running.pid;
+        for (fd, output) in [(stdout, Output::Stdout), (stderr, Output::Stderr)] {
+            self.streams.push((pid, Stream::new(fd, output, journal)));
+        }
+        self.containers.push(running);
+        pid
     }
 
-    /// Runs a container to its end.
+    /// Returns the log of a container, begun if it has none yet.
+    fn journal(&mut self, bundle: &Bundle) -> usize {
+        let is_its = |journal: &Journal| journal.is_of(&bundle.id, bundle.phase);
+        self.journals.iter().position(is_its).unwrap_or_else(|| {
+            let to_console = bundle.policy.console;
+            let journal = Journal::new(&bundle.id, bundle.phase, to_console, self.keep_logs);
+            self.journals.push(journal);
+            self.journals.len() - 1
+        })
+    }
+
+    /// Runs a container to its end. One that fails and whose policy is to stop ends the machine.
     pub(crate) fn run(&mut self, bundle: Result<Bundle>, id: &str, phase: Phase) {
-        let enough = self.requests;
+        let on_failure = bundle.as_ref().ok().map(|bundle| bundle.policy.on_failure);
+        let (enough, failures) = (self.requests, self.failures);
         if let Some(pid) = self.start(bundle, id, phase) {
             // Somebody who asks for the end (again) does not wait for this one.
             let over = |s: &Self| !s.runs(pid) || s.requests > enough;
@@ -230,6 +247,15 @@ impl Supervisor {
                 self.finish_devices();
                 self.wait(None, over);
             }
+        }
+        if self.failures > failures && on_failure == Some(OnFailure::Stop) && phase == Phase::Onboot
+        {
+            say!(
+                "{} {}: kiln.on-failure is stop",
+                phase.noun(),
+                short_name(id)
+            );
+            self.ask(Action::PowerOff);
         }
     }
 
@@ -242,15 +268,109 @@ impl Supervisor {
         self.failures
     }
 
-    /// Returns whether every container runs its program or has failed.
-    pub(crate) fn all_started(&self) -> bool {
+    /// Takes over the services; each starts as soon as those it depends on are ready.
+    pub(crate) fn start_services(&mut self, bundles: Vec<(String, Result<Bundle>)>) {
+        for (id, bundle) in bundles {
+            match bundle {
+                Ok(bundle) => {
+                    let directory = bundle.directory.clone();
+                    self.services.add(id, directory, bundle.policy.clone());
+                    self.fresh.push(bundle);
+                }
+                Err(cause) => {
+                    let directory = bundle::directory(Phase::Service, &id);
+                    self.not_started(Phase::Service, &id, &cause.to_string());
+                    self.services.add_broken(id, directory, cause.to_string());
+                }
+            }
+        }
+        self.services_changed = true;
+        self.advance_services(Instant::now());
+    }
+
+    /// Waits until every service has begun, however long that takes.
+    pub(crate) fn wait_for_services(&mut self) {
+        let begun = |s: &Self| s.all_begun() || s.action().is_some();
+        if !self.wait(Some(LONG_RUN), begun) {
+            // One that others wait for may need a device.
+            self.finish_devices();
+            self.wait(None, begun);
+        }
+    }
+
+    /// Returns whether every service runs its program, has failed, or rests.
+    fn all_begun(&self) -> bool {
+        let waits = |state: &State| *state == State::Waiting;
         self.containers.iter().all(|c| c.status.is_none())
+            && !self.services.all().iter().any(|s| waits(&s.state))
     }
 
     /// Returns how many services run their program.
-    pub(crate) fn services(&self) -> usize {
-        let up = |c: &&Running| c.bundle.phase == Phase::Service && c.error.is_empty();
-        self.containers.iter().filter(up).count()
+    pub(crate) fn services_up(&self) -> usize {
+        let is_up = |c: &&Running| c.bundle.phase == Phase::Service && c.is_up();
+        self.containers.iter().filter(is_up).count()
+    }
+
+    /// Starts, kills and looks at services as their time comes.
+    fn advance_services(&mut self, now: Instant) {
+        loop {
+            if std::mem::take(&mut self.services_changed) {
+                for (id, why) in self.services.give_up_hopeless() {
+                    self.not_started(Phase::Service, &id, &why);
+                }
+            }
+            let Some(index) = self.services.due(now) else {
+                break;
+            };
+            self.start_service(index, now);
+        }
+        for pid in self.services.overdue(now) {
+            say!("service {}: does not end, killed", self.name_of(pid));
+            self.kill(pid);
+        }
+        for index in 0..self.containers.len() {
+            let running = &mut self.containers[index];
+            if running.bundle.phase == Phase::Service
+                && !self.services.knows_ready(running.pid)
+                && running.is_ready(now)
+            {
+                self.services.ready(running.pid);
+            }
+        }
+    }
+
+    fn name_of(&self, pid: Pid) -> &str {
+        let container = self.containers.iter().find(|c| c.pid == pid);
+        container.map_or("", |container| short_name(&container.bundle.id))
+    }
+
+    /// Ends a container at once.
+    fn kill(&self, pid: Pid) {
+        if let Some(running) = self.containers.iter().find(|c| c.pid == pid) {
+            running.kill();
+        }
+    }
+
+    fn start_service(&mut self, index: usize, now: Instant) {
+        let service = &self.services.all()[index];
+        let (id, directory) = (service.id.clone(), service.directory.clone());
+        let fresh = self.fresh.iter().position(|bundle| bundle.id == id);
+        let bundle = match fresh {
+            Some(fresh) => Ok(self.fresh.swap_remove(fresh)),
+            None => Bundle::read(&directory, Phase::Service),
+        };
+        match self.start(bundle, &id, Phase::Service) {
+            Some(pid) => self.services.started(index, pid, now),
+            None => {
+                self.services.ended(index, false, "not started", now);
+                self.services_changed = true;
+            }
+        }
+    }
+
+    fn not_started(&mut self, phase: Phase, id: &str, why: &str) {
+        self.failures += 1;
+        say!("{} {}: not started: {why}", phase.noun(), short_name(id));
     }
 
     /// Waits for something to happen, at most `limit`, and deals with it; returns whether anything
@@ -264,9 +384,14 @@ impl Supervisor {
                 Source::Button => self.take_button(),
                 Source::Uevents => self.take_uevents(),
                 Source::Console => console::lock().drain(),
-                Source::Status(index) => self.take_status(index),
-                Source::Stream(index) => self.take_output(index),
-                Source::Network => {}
+                Source::Status(index) => self.containers[index].take_status(),
+                Source::Stream(index) => {
+                    let (_, stream) = &mut self.streams[index];
+                    stream.pump(&mut self.journals[stream.journal]);
+                }
+                // Looked at below, as time passes.
+                Source::Network | Source::Notify | Source::Conversation => {}
+                Source::Listener => self.accept(),
             }
         }
         let now = Instant::now();
@@ -274,7 +399,9 @@ impl Supervisor {
             network.advance(now);
         }
         self.streams.retain(|(_, stream)| !stream.ended);
-        self.bury();
+        self.bury(now);
+        self.advance_services(now);
+        self.converse(now);
         !ready.is_empty()
     }
 
@@ -294,6 +421,17 @@ impl Supervisor {
             if let Some(status) = &container.status {
                 watch(Source::Status(index), status.as_fd(), PollFlags::IN);
             }
+            if let Some(notify) = &container.notify {
+                watch(Source::Notify, notify.socket.as_fd(), PollFlags::IN);
+            }
+        }
+        for conversation in &self.conversations {
+            for (fd, flags) in conversation.waits() {
+                watch(Source::Conversation, fd, flags);
+            }
+        }
+        if let Some(listener) = &self.listener {
+            watch(Source::Listener, listener.as_fd(), PollFlags::IN);
         }
         if let Some(out) = console.waiting() {
             watch(Source::Console, out, PollFlags::OUT);
@@ -325,7 +463,10 @@ impl Supervisor {
     }
 
     fn timeout(&self, limit: Option<Duration>) -> Option<Duration> {
-        let due = self.network.as_ref().and_then(Network::deadline);
+        let network = self.network.as_ref().and_then(Network::deadline);
+        let looks = self.containers.iter().filter_map(Running::next_look).min();
+        let due = [network, looks, self.services.deadline()];
+        let due = due.into_iter().flatten().min();
         let due = due.map(|at| at.saturating_duration_since(Instant::now()));
         [limit, due].into_iter().flatten().min()
     }
@@ -337,6 +478,8 @@ impl Supervisor {
             let number = i32::from_ne_bytes([buffer[0], buffer[1], buffer[2], buffer[3]]);
             if number == libc::SIGCHLD {
                 self.reap();
+            } else if number == libc::SIGIO {
+                self.look_at_ports();
             } else if let Some(action) = Action::of_signal(number) {
                 self.ask(action);
             }
@@ -361,6 +504,7 @@ impl Supervisor {
         for event in events {
             match event {
                 Event::Modalias(modalias) => modaliases.push(modalias),
+                Event::Port(device) => self.port_appeared(&device),
                 Event::Interface => {
                     if let Some(network) = &mut self.network {
                         network.interface_appeared(Instant::now());
@@ -371,57 +515,43 @@ impl Supervisor {
         machine::load_for_devices(&self.cmdline, &mut self.seen, &modaliases);
     }
 
-    fn take_status(&mut self, index: usize) {
-        let container = &mut self.containers[index];
-        let Some(status) = &container.status else {
-            return;
-        };
-        let mut buffer = [0; STATUS_BYTES_MAX];
-        match rustix::io::read(status, &mut buffer) {
-            Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => {}
-            Ok(0) | Err(_) => container.status = None,
-            Ok(length) => {
-                let room = STATUS_BYTES_MAX.saturating_sub(container.error.len());
-                container
-                    .error
-                    .extend_from_slice(&buffer[..length.min(room)]);
-            }
-        }
-    }
-
-    fn take_output(&mut self, index: usize) {
-        let (_, stream) = &mut self.streams[index];
-        stream.ended = !stream.pump();
-    }
-
     /// Collects every dead child; orphans of containers end here too.
     fn reap(&mut self) {
         while let Ok(Some((pid, status))) = rustix::process::wait(WaitOptions::NOHANG) {
             if let Some(container) = self.containers.iter_mut().find(|c| c.pid == pid) {
                 container.exit = Some(status);
+            } else {
+                self.program_ended(pid, status);
             }
         }
     }
 
     /// Reports and tidies up containers that have ended.
-    fn bury(&mut self) {
+    fn bury(&mut self, now: Instant) {
         let is_dead = |c: &Running| c.exit.is_some() && c.status.is_none();
         while let Some(index) = self.containers.iter().position(is_dead) {
             let dead = self.containers.remove(index);
+            dead.clear_away();
             // What it wrote comes before what became of it.
             for (pid, stream) in &mut self.streams {
                 if *pid == dead.pid && !stream.ended {
-                    stream.ended = !stream.pump();
+                    stream.pump(&mut self.journals[stream.journal]);
                 }
             }
-            let expected = self.ending && dead.bundle.phase == Phase::Service;
-            if !expected && !dead.report() {
+            let (succeeded, how) = dead.end();
+            let is_service = dead.bundle.phase == Phase::Service;
+            let expected = self.ending && is_service;
+            if !succeeded && !expected {
                 self.failures += 1;
             }
-            if let Some(group) = &dead.cgroup {
-                cgroup::remove(group);
+            let mut again = None;
+            if let Some(index) = self.services.of(dead.pid) {
+                again = self.services.ended(index, succeeded, &how, now);
+                self.services_changed = true;
             }
-            dead.bundle.release();
+            if !expected && (!succeeded || is_service) {
+                dead.report(&how, again);
+            }
         }
     }
 
@@ -429,6 +559,7 @@ impl Supervisor {
     pub(crate) fn expect_the_end(&mut self) {
         self.network = None;
         self.ending = true;
+        self.services.expect_the_end();
     }
 
     /// Takes the last words of what has ended.
@@ -438,111 +569,15 @@ impl Supervisor {
     }
 }
 
-impl Running {
-    /// Says how it ended; returns whether that was well.
-    fn report(&self) -> bool {
-        let (noun, name) = (self.bundle.phase.noun(), short_name(&self.bundle.id));
-        if !self.error.is_empty() {
-            let cause = String::from_utf8_lossy(&self.error);
-            say!("{noun} {name}: not started: {cause}");
-            return false;
-        }
-        let Some(exit) = self.exit else { return true };
-        match (exit.exit_status(), exit.terminating_signal()) {
-            (Some(0), _) if self.bundle.phase != Phase::Service => {}
-            (Some(status), _) => say!("{noun} {name}: exited with status {status}"),
-            (None, Some(signal)) => say!("{noun} {name}: killed by signal {signal}"),
-            (None, None) => say!("{noun} {name}: ended"),
-        }
-        exit.exit_status() == Some(0)
-    }
-}
-
 /// Reads a container's bundle, with its name.
 pub(crate) fn read(directory: &std::path::Path, phase: Phase) -> (String, Result<Bundle>) {
     let id = directory.file_name().unwrap_or_default().to_string_lossy();
     (id.into_owned(), Bundle::read(directory, phase))
 }
 
-/// Returns the ids of processes that shutdown has to wait for or kill: not kernel threads, not
-/// zombies, not us.
-pub(crate) fn others_alive() -> Vec<Other> {
-    let own = rustix::process::getpid();
-    fs::read_dir("/proc")
-        .into_iter()
-        .flatten()
-        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
-        .filter(|pid: &i32| *pid != own.as_raw_nonzero().get())
-        .filter_map(|pid| Other::parse(&fs::read_to_string(format!("/proc/{pid}/status")).ok()?))
-        .collect()
-}
-
-/// A process, as far as shutdown cares.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Other {
-    /// It catches SIGTERM.
-    catches_term: bool,
-    /// It is the first process of a pid namespace, to which an uncaught SIGTERM does nothing.
-    is_init: bool,
-}
-
-impl Other {
-    /// Reads `/proc/PID/status`; none for zombies and kernel threads (which have no memory).
-    fn parse(status: &str) -> Option<Self> {
-        let field = |name: &str| {
-            let mut lines = status.lines();
-            lines.find_map(|line| Some(line.strip_prefix(name)?.strip_prefix(':')?.trim()))
-        };
-        if field("VmSize").is_none() || field("State")?.starts_with(['Z', 'X']) {
-            return None;
-        }
-        let caught = u64::from_str_radix(field("SigCgt")?, 16).ok()?;
-        let ids: Vec<&str> = field("NSpid")
-            .unwrap_or_default()
-            .split_whitespace()
-            .collect();
-        Some(Self {
-            catches_term: caught & 1 << (libc::SIGTERM - 1) != 0,
-            is_init: ids.len() > 1 && ids.last() == Some(&"1"),
-        })
-    }
-
-    /// Returns whether SIGTERM can end it: waiting for one that cannot hear is in vain.
-    pub(crate) fn can_hear(&self) -> bool {
-        self.catches_term || !self.is_init
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn who_hears_sigterm() {
-        let status = |state: &str, caught: &str, ids: &str| {
-            format!("Name:\tx\nState:\t{state}\nVmSize:\t 4 kB\nNSpid:\t{ids}\nSigCgt:\t{caught}\n")
-        };
-        let hears = |s: String| Other::parse(&s).map(|o| o.can_hear());
-        assert_eq!(
-            hears(status("S (sleeping)", "0000000000004000", "9\t1")),
-            Some(true)
-        );
-        assert_eq!(
-            hears(status("S (sleeping)", "0000000000000000", "9\t1")),
-            Some(false)
-        );
-        assert_eq!(
-            hears(status("S (sleeping)", "0000000000000000", "9\t2")),
-            Some(true)
-        );
-        assert_eq!(
-            hears(status("S (sleeping)", "0000000000000000", "9")),
-            Some(true)
-        );
-        assert_eq!(hears(status("Z (zombie)", "0000000000004000", "9")), None);
-        assert_eq!(hears("Name:\tkthreadd\nState:\tS\n".to_owned()), None);
-        assert!(Other::parse("garbage").is_none());
-    }
 
     #[test]
     fn signals_of_the_contract() {

@@ -1,0 +1,225 @@
+//! A conversation with the guest over one of its virtio ports: a pipe with a terminal.
+//!
+//! The guest understands the command and makes its output; what is said is described in
+//! `guest/src/session.rs`.
+
+use std::collections::VecDeque;
+use std::io::{self, Read, Write};
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream;
+use std::time::{Duration, Instant, SystemTime};
+
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::io::Errno;
+use rustix::termios::tcgetwinsize;
+use serde_json::json;
+
+use super::console::Raw;
+use super::place::{PORTS, Place};
+
+/// Longest frame.
+const FRAME_BYTES_MAX: usize = 64 << 10;
+
+/// Who is asked to end answers within this, or does not understand.
+const POWER_OFF_PATIENCE: Duration = Duration::from_secs(2);
+
+const STDOUT: u8 = 1;
+const STDERR: u8 = 2;
+const STDIN: u8 = 3;
+const END: u8 = 6;
+const BEGIN: u8 = 7;
+
+/// A port of a machine that is ours while this lives.
+#[derive(Debug)]
+pub(crate) struct Port {
+    stream: UnixStream,
+    /// The answer begins with it: before that come the last words to whoever was here before.
+    number: u64,
+    /// What is typed here goes there.
+    pub(crate) takes_input: bool,
+    _claim: std::fs::File,
+}
+
+impl Port {
+    /// Takes the first port that nobody uses.
+    ///
+    /// # Errors
+    /// When all are in use, or the machine is gone.
+    pub(crate) fn open(place: &Place) -> io::Result<Self> {
+        for number in 0..PORTS {
+            let path = place.port(number);
+            let mut claim = path.clone().into_os_string();
+            claim.push(".lock");
+            let claim = std::fs::File::create(claim)?;
+            if claim.try_lock().is_err() {
+                continue;
+            }
+            let stream = UnixStream::connect(&path)?;
+            return Ok(Self {
+                stream,
+                number: u64::from(std::process::id()) << 32 | u64::from(nanoseconds()),
+                takes_input: true,
+                _claim: claim,
+            });
+        }
+        Err(io::Error::other(format!(
+            "all its {PORTS} lines are in use: end one of the kiln vm commands that are connected"
+        )))
+    }
+
+    /// Sends a command; until the guest runs kiln-init there may be nobody to hear it.
+    ///
+    /// # Errors
+    /// When the machine is gone.
+    pub(crate) fn request(&mut self, args: &[String], wants_terminal: bool) -> io::Result<bool> {
+        let size = tcgetwinsize(io::stdin()).ok().filter(|_| wants_terminal);
+        let terminal = size.map(|size| [size.ws_row, size.ws_col]);
+        let request = json!({"args": args, "terminal": terminal, "number": self.number});
+        writeln!(self.stream, "{request}")?;
+        Ok(terminal.is_some())
+    }
+
+    /// Relays until the command has ended; returns its exit status, or none when the guest did not
+    /// begin to answer in `patience`.
+    ///
+    /// # Errors
+    /// When the machine hangs up in the middle, or talks nonsense.
+    pub(crate) fn relay(
+        &mut self,
+        raw: bool,
+        patience: Option<Duration>,
+        cancelled: impl Fn() -> bool,
+    ) -> io::Result<Option<u8>> {
+        let raw = raw.then(Raw::new).flatten();
+        let (mut input, mut buffer) = (VecDeque::new(), vec![0; 16 << 10]);
+        let (mut input_open, mut answered) = (self.takes_input, false);
+        let began = Instant::now();
+        let stdin = io::stdin();
+        loop {
+            if cancelled() {
+                return Ok(None);
+            }
+            let left = match patience {
+                Some(patience) if !answered => match patience.checked_sub(began.elapsed()) {
+                    Some(left) => Some(left),
+                    None => return Ok(None),
+                },
+                _ => None,
+            };
+            let mut fds = vec![PollFd::new(&self.stream, PollFlags::IN)];
+            if input_open {
+                fds.push(PollFd::from_borrowed_fd(stdin.as_fd(), PollFlags::IN));
+            }
+            let timeout = left.and_then(|left| left.try_into().ok());
+            match poll(&mut fds, timeout.as_ref()) {
+                Ok(_) => {}
+                Err(Errno::INTR) => continue,
+                Err(error) => return Err(error.into()),
+            }
+            let ready: Vec<bool> = fds.iter().map(|fd| !fd.revents().is_empty()).collect();
+            if ready.get(1) == Some(&true) {
+                let count = rustix::io::read(&stdin, &mut buffer).unwrap_or(0);
+                input_open = count > 0;
+                self.stream.write_all(&frame(STDIN, &buffer[..count]))?;
+            }
+            if !ready[0] {
+                continue;
+            }
+            let count = self.stream.read(&mut buffer)?;
+            if count == 0 {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+            input.extend(&buffer[..count]);
+            if !answered {
+                let begin = frame(BEGIN, &self.number.to_le_bytes());
+                let Some(at) = find(input.make_contiguous(), &begin) else {
+                    continue;
+                };
+                input.drain(..at + begin.len());
+                answered = true;
+            }
+            while let Some((kind, bytes)) = take_frame(&mut input)? {
+                match kind {
+                    STDOUT => {
+                        let mut out = io::stdout().lock();
+                        out.write_all(&bytes)?;
+                        out.flush()?;
+                    }
+                    STDERR => io::stderr().lock().write_all(&bytes)?,
+                    END => {
+                        drop(raw);
+                        return Ok(Some(bytes.first().copied().unwrap_or(u8::MAX)));
+                    }
+                    _ => {}
+                }
+            }
+        }
+    }
+}
+
+/// Asks kiln-init to power off; false when it does not answer at once.
+pub(crate) fn power_off(place: &Place) -> bool {
+    let ask = || -> io::Result<Option<u8>> {
+        let mut port = Port::open(place)?;
+        port.takes_input = false;
+        port.request(&["poweroff".to_owned()], false)?;
+        port.relay(false, Some(POWER_OFF_PATIENCE), || false)
+    };
+    matches!(ask(), Ok(Some(0)))
+}
+
+/// Returns some number that is another one each time.
+fn nanoseconds() -> u32 {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    since.map_or(0, |time| time.subsec_nanos())
+}
+
+fn find(bytes: &[u8], wanted: &[u8]) -> Option<usize> {
+    bytes
+        .windows(wanted.len())
+        .position(|window| window == wanted)
+}
+
+fn frame(kind: u8, bytes: &[u8]) -> Vec<u8> {
+    let mut frame = vec![kind];
+    frame.extend(u32::try_from(bytes.len()).unwrap_or(u32::MAX).to_le_bytes());
+    frame.extend(bytes);
+    frame
+}
+
+fn take_frame(input: &mut VecDeque<u8>) -> io::Result<Option<(u8, Vec<u8>)>> {
+    let header: Vec<u8> = input.iter().take(5).copied().collect();
+    let [kind, a, b, c, d] = header[..] else {
+        return Ok(None);
+    };
+    let length = u32::from_le_bytes([a, b, c, d]) as usize;
+    if length > FRAME_BYTES_MAX {
+        return Err(io::Error::other("the guest talks nonsense"));
+    }
+    if input.len() < header.len() + length {
+        return Ok(None);
+    }
+    input.drain(..header.len());
+    Ok(Some((kind, input.drain(..length).collect())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn frames_come_out_as_they_went_in() {
+        let mut input = VecDeque::new();
+        for byte in frame(STDOUT, b"hello").into_iter().chain(frame(END, &[7])) {
+            input.push_back(byte);
+        }
+        assert_eq!(
+            take_frame(&mut input).unwrap(),
+            Some((STDOUT, b"hello".to_vec()))
+        );
+        assert_eq!(take_frame(&mut input).unwrap(), Some((END, vec![7])));
+        assert_eq!(take_frame(&mut input).unwrap(), None);
+        input.extend([STDOUT, 0xff, 0xff, 0xff, 0xff]);
+        assert!(take_frame(&mut input).is_err());
+    }
+}

@@ -1,0 +1,253 @@
+//! Where a running machine is found: a directory of sockets that only this user can enter.
+//!
+//! `$XDG_RUNTIME_DIR/kiln/NAME`, or `/tmp/kiln-UID/NAME` on systems without one: socket addresses
+//! are short (108 bytes, unix(7)), and what runs does not survive a reboot. A machine is alive
+//! while QEMU answers on `qmp.sock`; what the dead leave is removed by whoever meets it.
+
+use std::fs::{self, DirBuilder};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+
+use serde_json::{Value, json};
+
+/// Virtio ports for conversations with the guest: so many at the same time.
+pub(crate) const PORTS: usize = 8;
+
+/// One machine's directory.
+#[derive(Debug, Clone)]
+pub(crate) struct Place {
+    directory: PathBuf,
+    name: String,
+}
+
+/// What is known of a machine beside its sockets.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct About {
+    /// What was booted, for people.
+    pub(crate) system: String,
+    /// QEMU's process.
+    pub(crate) pid: u32,
+    /// Seconds since 1970.
+    pub(crate) began: u64,
+    /// Published ports, for people.
+    pub(crate) publish: Vec<String>,
+}
+
+impl Place {
+    /// Makes a place for a new machine. The name gets a number when one of that name runs.
+    ///
+    /// # Errors
+    /// When the directory cannot be made, or belongs to somebody else.
+    pub(crate) fn create(name: &str) -> io::Result<Self> {
+        let root = root()?;
+        let name = plain(name);
+        for number in 1.. {
+            let name = match number {
+                1 => name.clone(),
+                _ => format!("{name}-{number}"),
+            };
+            let place = Self {
+                directory: root.join(&name),
+                name,
+            };
+            match DirBuilder::new().mode(0o700).create(&place.directory) {
+                Ok(()) => return Ok(place),
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                    if !place.is_taken() {
+                        let _ = fs::remove_dir_all(&place.directory);
+                        DirBuilder::new().mode(0o700).create(&place.directory)?;
+                        return Ok(place);
+                    }
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Err(io::ErrorKind::AlreadyExists.into())
+    }
+
+    /// A place that need not exist.
+    #[cfg(test)]
+    pub(crate) fn at(directory: &Path, name: &str) -> Self {
+        Self {
+            directory: directory.to_owned(),
+            name: name.to_owned(),
+        }
+    }
+
+    /// Returns the machines that run, by name.
+    ///
+    /// # Errors
+    /// When the directory cannot be read.
+    pub(crate) fn all() -> io::Result<Vec<Self>> {
+        let mut all = Vec::new();
+        let root = root()?;
+        for entry in fs::read_dir(&root)? {
+            let directory = entry?.path();
+            let name = directory.file_name().unwrap_or_default();
+            let name = name.to_string_lossy().into_owned();
+            let place = Self { directory, name };
+            if place.is_alive() {
+                all.push(place);
+            } else if !place.is_taken() {
+                let _ = fs::remove_dir_all(&place.directory);
+            }
+        }
+        all.sort_by(|a, b| a.name.cmp(&b.name));
+        Ok(all)
+    }
+
+    /// Returns the machine's name.
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Returns QEMU's own socket.
+    pub(crate) fn qmp(&self) -> PathBuf {
+        self.directory.join("qmp.sock")
+    }
+
+    /// Returns the console's socket.
+    pub(crate) fn console(&self) -> PathBuf {
+        self.directory.join("console.sock")
+    }
+
+    /// Returns the file with everything the console showed.
+    pub(crate) fn console_log(&self) -> PathBuf {
+        self.directory.join("console.log")
+    }
+
+    /// Returns the file of what QEMU itself has to say.
+    pub(crate) fn qemu_log(&self) -> PathBuf {
+        self.directory.join("qemu.log")
+    }
+
+    /// Returns the socket of a virtio port.
+    pub(crate) fn port(&self, number: usize) -> PathBuf {
+        self.directory.join(format!("control.{number}"))
+    }
+
+    fn is_alive(&self) -> bool {
+        UnixStream::connect(self.qmp()).is_ok()
+    }
+
+    /// Returns whether it is alive or about to be: a place is made a moment before its QEMU.
+    fn is_taken(&self) -> bool {
+        let young = fs::metadata(&self.directory)
+            .and_then(|metadata| metadata.modified())
+            .is_ok_and(|time| time.elapsed().is_ok_and(|age| age.as_secs() < 10));
+        self.is_alive() || young
+    }
+
+    /// Writes down what there is to know.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub(crate) fn describe(&self, about: &About) -> io::Result<()> {
+        let value = json!({
+            "system": about.system,
+            "pid": about.pid,
+            "began": about.began,
+            "publish": about.publish,
+        });
+        fs::write(self.directory.join("about.json"), format!("{value}\n"))
+    }
+
+    /// Returns what is known; empty when nothing is.
+    pub(crate) fn about(&self) -> About {
+        let text = fs::read_to_string(self.directory.join("about.json")).unwrap_or_default();
+        let value: Value = serde_json::from_str(&text).unwrap_or_default();
+        let publish = value["publish"].as_array().into_iter().flatten();
+        About {
+            system: value["system"].as_str().unwrap_or_default().to_owned(),
+            pid: value["pid"]
+                .as_u64()
+                .and_then(|pid| pid.try_into().ok())
+                .unwrap_or(0),
+            began: value["began"].as_u64().unwrap_or(0),
+            publish: publish
+                .filter_map(|p| p.as_str().map(str::to_owned))
+                .collect(),
+        }
+    }
+
+    /// Removes everything of it.
+    pub(crate) fn remove(&self) {
+        let _ = fs::remove_dir_all(&self.directory);
+    }
+}
+
+/// Returns the directory of all machines, made if missing.
+fn root() -> io::Result<PathBuf> {
+    let uid = rustix::process::geteuid().as_raw();
+    let given = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from);
+    let root = match given.filter(|path| path.is_dir()) {
+        Some(runtime) => runtime.join("kiln"),
+        None => PathBuf::from(format!("/tmp/kiln-{uid}")),
+    };
+    own_directory(&root, uid)?;
+    Ok(root)
+}
+
+/// Makes a directory for this user alone; another's of that name, or a link, is refused.
+fn own_directory(path: &Path, uid: u32) -> io::Result<()> {
+    match DirBuilder::new().mode(0o700).create(path) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+        _ => {}
+    }
+    let metadata = fs::symlink_metadata(path)?;
+    if metadata.is_dir() && metadata.uid() == uid && metadata.mode() & 0o077 == 0 {
+        return Ok(());
+    }
+    Err(io::Error::other(format!(
+        "{} is not a directory of this user alone",
+        path.display()
+    )))
+}
+
+/// Returns a name that is one plain path component, and short.
+fn plain(name: &str) -> String {
+    let keep = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+    let name: String = name.chars().filter(|c| keep(*c)).take(40).collect();
+    match name.trim_start_matches(['.', '-']) {
+        "" => "machine".to_owned(),
+        name => name.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_plain() {
+        assert_eq!(plain("my system"), "mysystem");
+        assert_eq!(plain("../../etc"), "etc");
+        assert_eq!(plain("--x"), "x");
+        assert_eq!(plain("::"), "machine");
+    }
+
+    #[test]
+    fn a_directory_of_somebody_else_is_refused() {
+        let space = tempfile::tempdir().unwrap();
+        let path = space.path().join("kiln");
+        let uid = rustix::process::geteuid().as_raw();
+        own_directory(&path, uid).unwrap();
+        own_directory(&path, uid).unwrap();
+        assert!(own_directory(&path, uid + 1).is_err());
+        let link = space.path().join("link");
+        std::os::unix::fs::symlink(&path, &link).unwrap();
+        assert!(own_directory(&link, uid).is_err());
+        std::os::unix::fs::PermissionsExt::set_mode(
+            &mut fs::metadata(&path).unwrap().permissions(),
+            0o755,
+        );
+        fs::set_permissions(
+            &path,
+            <fs::Permissions as std::os::unix::fs::PermissionsExt>::from_mode(0o755),
+        )
+        .unwrap();
+        assert!(own_directory(&path, uid).is_err());
+    }
+}

@@ -1,0 +1,64 @@
+//! QEMU's machine protocol (docs/interop/qmp-spec): as much as ending a machine takes.
+
+use std::io::{self, BufRead, BufReader, Write};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+/// QEMU answers at once, or hangs.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// What QEMU is asked to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Ask {
+    /// Press the power button: the guest ends in order.
+    PowerButton,
+    /// End at once.
+    Quit,
+}
+
+/// Asks QEMU to do something.
+///
+/// # Errors
+/// When it does not answer, or refuses.
+pub(crate) fn ask(socket: &Path, what: Ask) -> io::Result<()> {
+    let stream = UnixStream::connect(socket)?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    let mut answers = BufReader::new(stream.try_clone()?);
+    let mut stream = stream;
+    // The greeting.
+    read(&mut answers)?;
+    execute(&mut stream, &mut answers, "qmp_capabilities")?;
+    match what {
+        Ask::PowerButton => execute(&mut stream, &mut answers, "system_powerdown"),
+        Ask::Quit => match execute(&mut stream, &mut answers, "quit") {
+            // It may be gone before it has answered.
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(()),
+            other => other,
+        },
+    }
+}
+
+fn execute(stream: &mut UnixStream, answers: &mut impl BufRead, command: &str) -> io::Result<()> {
+    writeln!(stream, "{}", json!({"execute": command}))?;
+    loop {
+        let answer = read(answers)?;
+        if let Some(error) = answer.get("error") {
+            return Err(io::Error::other(format!("QEMU: {command}: {error}")));
+        }
+        // Between them come events.
+        if answer.get("return").is_some() {
+            return Ok(());
+        }
+    }
+}
+
+fn read(answers: &mut impl BufRead) -> io::Result<Value> {
+    let mut line = String::new();
+    if answers.read_line(&mut line)? == 0 {
+        return Err(io::ErrorKind::UnexpectedEof.into());
+    }
+    serde_json::from_str(&line).map_err(io::Error::other)
+}

@@ -1,0 +1,426 @@
+//! One conversation with whoever controls the machine, `kilnctl` inside or `kiln vm` outside.
+//!
+//! ```text
+//! client:  {"args":["logs","-f","web"],"terminal":[24,80],"number":5}\n   then frames
+//! machine: frames, from a beginning with that number to an end
+//! frame:   kind (1 byte), length (4 bytes, little endian), that many bytes
+//! ```
+//!
+//! A port does not say reliably that one client went and another came: a request stands for itself
+//! and ends whatever was going on, and a client looks for its beginning in what it gets.
+//!
+//! The client is a pipe with a terminal: commands are understood, and their output is written,
+//! here alone. A conversation goes over a socket in `/run/kiln`, or over one of the virtio serial
+//! ports named `kiln.control.N`, whose other end is a socket of whoever runs the virtual machine.
+//! Neither can be reached over a network.
+
+use std::collections::VecDeque;
+use std::fs;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+use serde::Deserialize;
+
+use crate::error::{Context, Error, Result};
+use crate::sys;
+
+/// Where the machine listens.
+pub(crate) const SOCKET: &str = "/run/kiln/control.sock";
+/// Names of the virtio ports; a number follows.
+const PORT_PREFIX: &str = "kiln.control.";
+/// Longest request, in bytes.
+const REQUEST_BYTES_MAX: usize = 64 << 10;
+/// Longest frame of a client, in bytes.
+pub(crate) const FRAME_BYTES_MAX: usize = 64 << 10;
+/// With more than this waiting to be dealt with, nothing more is read.
+const INPUT_BYTES_MAX: usize = 2 * FRAME_BYTES_MAX;
+/// With more than this waiting to be taken, nothing more is made.
+const OUTPUT_BYTES_MAX: usize = 256 << 10;
+
+/// What a frame holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// Of the machine: for standard output.
+    Stdout = 1,
+    /// Of the machine: for standard error.
+    Stderr = 2,
+    /// Of the client: standard input; empty at its end.
+    Stdin = 3,
+    /// Of the client: rows and columns of its terminal, two bytes each, little endian.
+    Window = 4,
+    /// Of the client: a signal's number, one byte.
+    Signal = 5,
+    /// Of the machine: the exit status, one byte. The last frame.
+    End = 6,
+    /// Of the machine: the number of the request, eight bytes, little endian. The first frame.
+    Begin = 7,
+}
+
+impl Kind {
+    fn of(byte: u8) -> Option<Self> {
+        let all = [
+            Self::Stdout,
+            Self::Stderr,
+            Self::Stdin,
+            Self::Window,
+            Self::Signal,
+            Self::End,
+            Self::Begin,
+        ];
+        all.into_iter().find(|kind| *kind as u8 == byte)
+    }
+}
+
+/// Rows and columns.
+pub(crate) type Window = (u16, u16);
+
+/// What a client begins with.
+#[derive(Debug, Deserialize, PartialEq, Eq)]
+pub(crate) struct Request {
+    /// A command and its arguments.
+    pub(crate) args: Vec<String>,
+    /// The client's terminal, if it has one on both sides.
+    #[serde(default)]
+    pub(crate) terminal: Option<Window>,
+    /// Any number, to be told in the answer.
+    #[serde(default)]
+    pub(crate) number: u64,
+}
+
+/// What a client says.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Said {
+    Request(Request),
+    Frame(Kind, Vec<u8>),
+}
+
+/// Puts a frame together.
+pub(crate) fn frame(kind: Kind, bytes: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
+    let mut frame = vec![kind as u8];
+    frame.extend(length.to_le_bytes());
+    frame.extend(bytes);
+    frame
+}
+
+/// Takes frames out of bytes as they come. Nothing until one is whole.
+pub(crate) fn take_frame(input: &mut VecDeque<u8>) -> Result<Option<(Kind, Vec<u8>)>> {
+    let header: Vec<u8> = input.iter().take(5).copied().collect();
+    let [kind, length @ ..] = header.as_slice() else {
+        return Ok(None);
+    };
+    let Ok(length) = <[u8; 4]>::try_from(length) else {
+        return Ok(None);
+    };
+    let length = u32::from_le_bytes(length) as usize;
+    let kind =
+        Kind::of(*kind).ok_or_else(|| Error::new(format!("frame of unknown kind {kind}")))?;
+    if length > FRAME_BYTES_MAX {
+        return Err(Error::new(format!("frame of {length} bytes")));
+    }
+    if input.len() < header.len() + length {
+        return Ok(None);
+    }
+    input.drain(..header.len());
+    Ok(Some((kind, input.drain(..length).collect())))
+}
+
+/// A conversation.
+#[derive(Debug)]
+pub(crate) struct Session {
+    fd: OwnedFd,
+    /// The virtio port it goes over: it has another conversation after this one.
+    port: Option<PathBuf>,
+    /// The other end is there.
+    connected: bool,
+    input: VecDeque<u8>,
+    output: VecDeque<u8>,
+    /// The last frame is in `output`.
+    ended: bool,
+}
+
+impl Session {
+    fn new(fd: OwnedFd, port: Option<PathBuf>) -> Self {
+        Self {
+            fd,
+            connected: port.is_none(),
+            port,
+            input: VecDeque::new(),
+            output: VecDeque::new(),
+            ended: false,
+        }
+    }
+
+    /// Accepts a conversation over the socket.
+    pub(crate) fn accept(listener: &OwnedFd) -> Option<Self> {
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        let fd = rustix::net::accept_with(listener, flags).ok()?;
+        Some(Self::new(fd, None))
+    }
+
+    /// Opens a virtio port by the name of its device; none if it is not for us.
+    pub(crate) fn open_port(device: &str) -> Option<Self> {
+        let name = fs::read_to_string(format!("/sys/class/virtio-ports/{device}/name")).ok()?;
+        name.trim().strip_prefix(PORT_PREFIX)?;
+        let path = Path::new("/dev").join(device);
+        let flags = OFlags::RDWR | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let fd = rustix::fs::open(&path, flags, Mode::empty()).ok()?;
+        // It says with SIGIO that somebody came or went; to wait for that with poll(2) would be to
+        // be woken all the time that nobody is there.
+        sys::signal_io(fd.as_fd()).ok()?;
+        let mut session = Self::new(fd, Some(path));
+        session.look();
+        Some(session)
+    }
+
+    /// Returns whether it goes over this port.
+    pub(crate) fn is_port(&self, device: &str) -> bool {
+        let name = self.port.as_deref().and_then(Path::file_name);
+        name.is_some_and(|name| name == device)
+    }
+
+    /// Finds out whether the other end of a port has come.
+    pub(crate) fn look(&mut self) {
+        if self.port.is_none() || self.connected {
+            return;
+        }
+        let mut fds = [PollFd::new(&self.fd, PollFlags::IN)];
+        let now = rustix::time::Timespec::default();
+        let polled = poll(&mut fds, Some(&now));
+        self.connected = polled.is_ok() && !fds[0].revents().contains(PollFlags::HUP);
+    }
+
+    /// Returns what to wait for, if there is anything.
+    pub(crate) fn waits(&self) -> Option<(&OwnedFd, PollFlags)> {
+        let mut flags = PollFlags::empty();
+        if self.input.len() < INPUT_BYTES_MAX {
+            flags |= PollFlags::IN;
+        }
+        if !self.output.is_empty() {
+            flags |= PollFlags::OUT;
+        }
+        self.connected.then_some((&self.fd, flags))
+    }
+
+    /// Returns whether it may be given more to say.
+    pub(crate) fn has_room(&self) -> bool {
+        self.output.len() < OUTPUT_BYTES_MAX
+    }
+
+    /// Reads and writes what can be; false when the other end is gone or everything is said.
+    pub(crate) fn pump(&mut self) -> bool {
+        self.read() && self.write()
+    }
+
+    fn read(&mut self) -> bool {
+        let mut buffer = [0; 16 << 10];
+        while self.input.len() < INPUT_BYTES_MAX {
+            match rustix::io::read(&self.fd, &mut buffer) {
+                Ok(0) => return false,
+                Ok(n) => self.input.extend(&buffer[..n]),
+                Err(Errno::AGAIN) => break,
+                Err(Errno::INTR) => {}
+                Err(_) => return false,
+            }
+        }
+        true
+    }
+
+    fn write(&mut self) -> bool {
+        while !self.output.is_empty() {
+            let (head, _) = self.output.as_slices();
+            match rustix::io::write(&self.fd, head) {
+                Ok(n) => drop(self.output.drain(..n)),
+                Err(Errno::AGAIN) => return true,
+                Err(Errno::INTR) => {}
+                Err(_) => return false,
+            }
+        }
+        // A port has another client after this one.
+        !self.ended || self.port.is_some()
+    }
+
+    /// Returns the next thing the client said.
+    pub(crate) fn said(&mut self) -> Result<Option<Said>> {
+        if self.input.front().is_some_and(|byte| *byte != b'{') {
+            let frame = take_frame(&mut self.input)?;
+            return Ok(frame.map(|(kind, bytes)| Said::Frame(kind, bytes)));
+        }
+        let end = self.input.iter().position(|byte| *byte == b'\n');
+        let Some(end) = end.filter(|end| *end <= REQUEST_BYTES_MAX) else {
+            return match self.input.len() {
+                0..=REQUEST_BYTES_MAX => Ok(None),
+                _ => Err(Error::new("request too long")),
+            };
+        };
+        let line: Vec<u8> = self.input.drain(..=end).collect();
+        let request: Request = serde_json::from_slice(&line).context(|| "request")?;
+        self.ended = false;
+        let number = request.number.to_le_bytes();
+        self.output.extend(frame(Kind::Begin, &number));
+        Ok(Some(Said::Request(request)))
+    }
+
+    /// Queues output of a command.
+    pub(crate) fn say(&mut self, kind: Kind, bytes: &[u8]) {
+        for piece in bytes.chunks(FRAME_BYTES_MAX) {
+            self.output.extend(frame(kind, piece));
+        }
+    }
+
+    /// Queues the end of a command.
+    pub(crate) fn end(&mut self, status: u8) {
+        if !self.ended {
+            self.output.extend(frame(Kind::End, &[status]));
+            self.ended = true;
+        }
+    }
+
+    /// Returns whether the end has been said.
+    pub(crate) fn has_ended(&self) -> bool {
+        self.ended
+    }
+
+    /// Makes a port ready for its next conversation; false for a socket, which has none.
+    pub(crate) fn reset(&mut self) -> bool {
+        if self.port.is_none() {
+            return false;
+        }
+        // What the last client sent and nobody read.
+        let mut buffer = [0; 4096];
+        while rustix::io::read(&self.fd, &mut buffer).is_ok_and(|n| n > 0) {}
+        self.connected = false;
+        self.ended = false;
+        self.input.clear();
+        self.output.clear();
+        self.look();
+        true
+    }
+}
+
+/// Opens the socket.
+pub(crate) fn listen() -> Result<OwnedFd> {
+    let path = Path::new(SOCKET);
+    if let Some(directory) = path.parent() {
+        crate::mounts::make_directory(&directory.to_string_lossy(), 0o700)
+            .context(|| directory.display())?;
+    }
+    let make = || -> rustix::io::Result<OwnedFd> {
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        let kind = SocketType::STREAM;
+        let socket = rustix::net::socket_with(AddressFamily::UNIX, kind, flags, None)?;
+        rustix::net::bind(&socket, &SocketAddrUnix::new(path)?)?;
+        rustix::net::listen(&socket, 8)?;
+        Ok(socket)
+    };
+    make().context(|| SOCKET)
+}
+
+/// Returns the devices of all virtio ports that are there.
+pub(crate) fn ports() -> Vec<String> {
+    fs::read_dir("/sys/class/virtio-ports")
+        .into_iter()
+        .flatten()
+        .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn pair() -> (Session, OwnedFd) {
+        let (ours, theirs) = rustix::net::socketpair(
+            AddressFamily::UNIX,
+            SocketType::STREAM,
+            SocketFlags::NONBLOCK,
+            None,
+        )
+        .unwrap();
+        (Session::new(ours, None), theirs)
+    }
+
+    #[test]
+    fn a_conversation() {
+        let (mut session, client) = pair();
+        let request = b"{\"args\":[\"ps\"],\"terminal\":[24,80],\"number\":5,\"later\":1}\n";
+        rustix::io::write(&client, request).unwrap();
+        rustix::io::write(&client, &frame(Kind::Stdin, b"hello")[..7]).unwrap();
+        assert!(session.pump());
+        let expected = Request {
+            args: vec!["ps".into()],
+            terminal: Some((24, 80)),
+            number: 5,
+        };
+        assert_eq!(session.said().unwrap(), Some(Said::Request(expected)));
+        assert_eq!(session.said().unwrap(), None);
+        rustix::io::write(&client, &frame(Kind::Stdin, b"hello")[7..]).unwrap();
+        assert!(session.pump());
+        let hello = Said::Frame(Kind::Stdin, b"hello".to_vec());
+        assert_eq!(session.said().unwrap(), Some(hello));
+        session.say(Kind::Stdout, b"out");
+        session.end(3);
+        session.end(4);
+        assert!(!session.pump(), "everything is said");
+        let mut buffer = [0; 100];
+        let n = rustix::io::read(&client, &mut buffer).unwrap();
+        assert_eq!(
+            buffer[..n],
+            [
+                &frame(Kind::Begin, &5_u64.to_le_bytes())[..],
+                &frame(Kind::Stdout, b"out"),
+                &frame(Kind::End, &[3])
+            ]
+            .concat()
+        );
+    }
+
+    #[test]
+    fn a_client_that_talks_nonsense_or_too_much_is_refused() {
+        for bad in [
+            &b"nonsense\n"[..],
+            b"{}\n",
+            b"{\"args\":[\"a\"]}\n\x09\0\0\0\0",
+            b"{\"args\":[\"a\"]}\n\x03\xff\xff\xff\xff",
+        ] {
+            let (mut session, client) = pair();
+            rustix::io::write(&client, bad).unwrap();
+            assert!(session.pump());
+            let mut said = session.said();
+            if let Ok(Some(Said::Request(_))) = said {
+                said = session.said();
+            }
+            assert!(said.is_err(), "{bad:?}");
+        }
+        let (mut session, _client) = pair();
+        session.input.extend(vec![b'a'; REQUEST_BYTES_MAX + 1]);
+        assert!(session.said().is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn frames_come_out_as_they_went_in(all in proptest::collection::vec(proptest::collection::vec(0_u8.., 0..300), 0..5), cut in 1..50_usize) {
+            let bytes: Vec<u8> = all.iter().flat_map(|bytes| frame(Kind::Stdin, bytes)).collect();
+            let (mut input, mut out) = (VecDeque::new(), Vec::new());
+            for piece in bytes.chunks(cut) {
+                input.extend(piece);
+                while let Some((kind, bytes)) = take_frame(&mut input).unwrap() {
+                    prop_assert_eq!(kind, Kind::Stdin);
+                    out.push(bytes);
+                }
+            }
+            prop_assert_eq!(out, all);
+        }
+
+        #[test]
+        fn any_bytes_are_fine(bytes: Vec<u8>) {
+            let mut input = VecDeque::from(bytes);
+            while let Ok(Some(_)) = take_frame(&mut input) {}
+        }
+    }
+}

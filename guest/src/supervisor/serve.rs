@@ -1,0 +1,737 @@
+//! What `kilnctl` and `kiln vm` ask for: commands in, text and an exit status out.
+//!
+//! Commands that take time (a log that is followed, a program, a stop) are jobs of their
+//! conversation and go on whenever something happens.
+
+use std::collections::VecDeque;
+use std::fmt::Write as _;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+use rustix::event::PollFlags;
+use rustix::io::Errno;
+use rustix::process::{Pid, WaitStatus};
+use serde_json::json;
+
+use super::{Action, Supervisor};
+use crate::bundle::short_name;
+use crate::container::STATUS_BYTES_MAX;
+use crate::error::{Error, Result};
+use crate::exec::{self, Exec, Executed};
+use crate::log::{Journal, Output};
+use crate::service::{Service, State};
+use crate::session::{self, Kind, Request, Said, Session};
+use crate::{alive, cgroup, policy, say};
+
+const USAGE: &str = "\
+kilnctl COMMAND: what runs in this system
+
+  ps [--json]                       the services
+  stats [--json]                    what they use
+  logs [-f] [-t] [-n LINES] NAME    what one has printed
+  exec [-t] [-w DIR] [-e K=V] NAME PROGRAM [ARG...]
+  start NAME, stop NAME, restart NAME
+  kill [-s SIGNAL] NAME
+  poweroff, reboot, halt
+";
+
+/// Conversations at the same time over the socket.
+const SESSIONS_MAX: usize = 64;
+/// Bytes of standard input kept for a program that does not read.
+const STDIN_BYTES_MAX: usize = 64 << 10;
+/// Exit status of a command that was not understood.
+const MISUSE: u8 = 2;
+
+/// A conversation and what it is busy with.
+#[derive(Debug)]
+pub(super) struct Conversation {
+    pub(super) session: Session,
+    job: Job,
+}
+
+#[derive(Debug)]
+enum Job {
+    None,
+    /// Lines of a log from a number on.
+    Logs {
+        journal: usize,
+        next: u64,
+        follow: bool,
+        times: bool,
+    },
+    /// A program.
+    Program(Program),
+    /// A service that is to be running, or ended.
+    Service {
+        id: String,
+        up: bool,
+    },
+}
+
+/// A program of `exec`.
+#[derive(Debug)]
+struct Program {
+    pid: Pid,
+    /// Closed when the client's input has ended.
+    stdin: Option<OwnedFd>,
+    pending: VecDeque<u8>,
+    input_ended: bool,
+    outputs: Vec<(Kind, OwnedFd)>,
+    status: Option<OwnedFd>,
+    error: Vec<u8>,
+    terminal: bool,
+    exit: Option<u8>,
+}
+
+impl Conversation {
+    fn new(session: Session) -> Self {
+        Self {
+            session,
+            job: Job::None,
+        }
+    }
+
+    /// Returns the descriptors to wait for.
+    pub(super) fn waits(&self) -> Vec<(BorrowedFd<'_>, PollFlags)> {
+        let mut all = Vec::new();
+        if let Some((fd, flags)) = self.session.waits() {
+            all.push((fd.as_fd(), flags));
+        }
+        if let Job::Program(program) = &self.job {
+            program.waits(self.session.has_room(), &mut all);
+        }
+        all
+    }
+}
+
+impl Supervisor {
+    /// Opens the socket and the virtio ports that are there.
+    pub(crate) fn listen(&mut self) {
+        self.listener = session::listen().inspect_err(|cause| say!("{cause}")).ok();
+        for device in session::ports() {
+            self.port_appeared(&device);
+        }
+    }
+
+    /// Takes a virtio port that has appeared.
+    pub(super) fn port_appeared(&mut self, device: &str) {
+        if self.conversations.iter().any(|c| c.session.is_port(device)) {
+            return;
+        }
+        let session = Session::open_port(device);
+        self.conversations.extend(session.map(Conversation::new));
+    }
+
+    /// Takes new conversations.
+    pub(super) fn accept(&mut self) {
+        while self.conversations.len() < SESSIONS_MAX {
+            let Some(session) = self.listener.as_ref().and_then(Session::accept) else {
+                break;
+            };
+            self.conversations.push(Conversation::new(session));
+        }
+    }
+
+    /// Looks which ports have somebody at their other end.
+    pub(super) fn look_at_ports(&mut self) {
+        for conversation in &mut self.conversations {
+            conversation.session.look();
+        }
+    }
+
+    /// Goes on with every conversation as far as that is possible now.
+    pub(super) fn converse(&mut self, now: Instant) {
+        let mut index = 0;
+        while index < self.conversations.len() {
+            // Taken out: a command may want everything else of the supervisor.
+            let mut conversation = self.conversations.swap_remove(index);
+            let last = self.conversations.len();
+            let stays = self.go_on(&mut conversation, now) || conversation.hang_up();
+            if stays {
+                self.conversations.push(conversation);
+                self.conversations.swap(index, last);
+                index += 1;
+            }
+        }
+    }
+
+    /// Returns false when the conversation is over.
+    fn go_on(&mut self, conversation: &mut Conversation, now: Instant) -> bool {
+        if conversation.session.waits().is_none() {
+            return true;
+        }
+        if !conversation.session.pump() {
+            return false;
+        }
+        loop {
+            let said = match conversation.session.said() {
+                Ok(Some(said)) => said,
+                Ok(None) => break,
+                Err(cause) => {
+                    conversation.fail(&cause, MISUSE);
+                    return conversation.session.pump() && conversation.hang_up();
+                }
+            };
+            match said {
+                Said::Request(request) => {
+                    conversation.abandon();
+                    let done = self.command(&request, conversation, now);
+                    if let Err((cause, status)) = done {
+                        conversation.fail(&cause, status);
+                    }
+                }
+                Said::Frame(kind, bytes) => conversation.take(kind, &bytes),
+            }
+            if conversation.is_full() {
+                break;
+            }
+        }
+        self.advance_job(conversation);
+        conversation.session.pump()
+    }
+
+    fn command(
+        &mut self,
+        request: &Request,
+        conversation: &mut Conversation,
+        now: Instant,
+    ) -> std::result::Result<(), (Error, u8)> {
+        let misuse = |text: &str| (Error::new(text), MISUSE);
+        let failure = |cause: Error| (cause, 1);
+        let session = &mut conversation.session;
+        let words: Vec<&str> = request.args.iter().map(String::as_str).collect();
+        match words.as_slice() {
+            [] | ["help" | "-h" | "--help"] => {
+                session.say(Kind::Stdout, USAGE.as_bytes());
+                session.end(0);
+            }
+            ["ps"] => session.answer(&self.ps(now)),
+            ["ps", "--json"] => session.answer(&self.ps_json(now)),
+            ["stats"] => session.answer(&self.stats()),
+            ["stats", "--json"] => session.answer(&self.stats_json()),
+            ["logs", rest @ ..] => conversation.job = self.logs(rest).map_err(failure)?,
+            ["exec", rest @ ..] => {
+                let program = self.exec(rest, request.terminal).map_err(failure)?;
+                conversation.job = Job::Program(program);
+            }
+            ["start", name] => {
+                let service = self.service(name).map_err(failure)?;
+                let id = service.id.clone();
+                self.services.start(&id, now);
+                self.advance_services(now);
+                conversation.job = Job::Service { id, up: true };
+            }
+            [verb @ ("stop" | "restart"), name] => {
+                let id = self.service(name).map_err(failure)?.id.clone();
+                let again = *verb == "restart";
+                if let (_, Some((pid, signal))) = self.services.stop(&id, again, now) {
+                    match alive::hears(pid, signal) {
+                        true => send(pid, signal),
+                        // To wait for it would be in vain.
+                        false => self.kill(pid),
+                    }
+                }
+                self.advance_services(now);
+                conversation.job = Job::Service { id, up: again };
+            }
+            ["kill", rest @ ..] => {
+                let (signal, name) = match rest {
+                    [name] => (libc::SIGKILL, name),
+                    ["-s", signal, name] => {
+                        let number = policy::signal(signal);
+                        (number.ok_or_else(|| misuse("kill: unknown signal"))?, name)
+                    }
+                    _ => return Err(misuse("kill: kill [-s SIGNAL] NAME")),
+                };
+                let service = self.service(name).map_err(failure)?;
+                let pid = service.pid();
+                send(pid.ok_or_else(|| failure(not_running(name)))?, signal);
+                session.end(0);
+            }
+            [verb @ ("poweroff" | "reboot" | "halt")] => {
+                let action = match *verb {
+                    "poweroff" => Action::PowerOff,
+                    "reboot" => Action::Reboot,
+                    _ => Action::Halt,
+                };
+                session.end(0);
+                self.ask(action);
+            }
+            [word, ..] => {
+                let text = format!("{word}: not a command, or not with these arguments; see help");
+                return Err(misuse(&text));
+            }
+        }
+        Ok(())
+    }
+
+    fn service(&self, name: &str) -> Result<&Service> {
+        self.services.find(name).ok_or_else(|| {
+            let all = self.services.all().iter().map(|s| s.id.as_str());
+            let all: Vec<&str> = all.collect();
+            Error::new(format!(
+                "there is no service {name}; there are: {}",
+                all.join(", ")
+            ))
+        })
+    }
+
+    fn ps(&self, now: Instant) -> String {
+        let mut rows =
+            vec![["NAME", "STATE", "READY", "PID", "RESTARTS", "FOR"].map(str::to_owned)];
+        for service in self.services.all() {
+            let (state, pid, time) = describe(service, now);
+            rows.push([
+                service.id.clone(),
+                state,
+                if service.is_ready() { "yes" } else { "no" }.to_owned(),
+                pid.map_or_else(|| "-".to_owned(), |pid| pid.to_string()),
+                service.restarts.to_string(),
+                time.map_or_else(|| "-".to_owned(), period),
+            ]);
+        }
+        table(&rows)
+    }
+
+    fn ps_json(&self, now: Instant) -> String {
+        let services = self.services.all().iter().map(|service| {
+            let (state, pid, time) = describe(service, now);
+            json!({
+                "name": service.id,
+                "state": state,
+                "ready": service.is_ready(),
+                "pid": pid,
+                "restarts": service.restarts,
+                "seconds": time.map(|time| time.as_secs_f64()),
+            })
+        });
+        format!("{}\n", json!({"services": services.collect::<Vec<_>>()}))
+    }
+
+    fn usages(&self) -> impl Iterator<Item = (&str, cgroup::Usage)> {
+        self.containers.iter().filter_map(|container| {
+            let usage = cgroup::usage(container.cgroup.as_deref()?);
+            Some((short_name(&container.bundle.id), usage))
+        })
+    }
+
+    fn stats(&self) -> String {
+        let mut rows = vec![["NAME", "CPU", "MEMORY", "PROCESSES"].map(str::to_owned)];
+        for (name, usage) in self.usages() {
+            rows.push([
+                name.to_owned(),
+                format!("{:.2} s", usage.cpu.as_secs_f64()),
+                format!("{:.1} MB", usage.memory as f64 / 1e6),
+                usage.processes.to_string(),
+            ]);
+        }
+        table(&rows)
+    }
+
+    fn stats_json(&self) -> String {
+        let usages = self.usages().map(|(name, usage)| {
+            json!({
+                "name": name,
+                "cpuSeconds": usage.cpu.as_secs_f64(),
+                "memoryBytes": usage.memory,
+                "processes": usage.processes,
+            })
+        });
+        format!("{}\n", json!({"containers": usages.collect::<Vec<_>>()}))
+    }
+
+    fn logs(&self, words: &[&str]) -> Result<Job> {
+        let (mut follow, mut times, mut count, mut name) = (false, false, None, None);
+        let mut words = words.iter();
+        while let Some(word) = words.next() {
+            match *word {
+                "-f" | "--follow" => follow = true,
+                "-t" | "--timestamps" => times = true,
+                "-n" | "--tail" => {
+                    let number = words.next().and_then(|word| word.parse::<u64>().ok());
+                    count = Some(number.ok_or_else(|| Error::new("logs: -n wants a number"))?);
+                }
+                word if name.is_none() && !word.starts_with('-') => name = Some(word),
+                word => return Err(Error::new(format!("logs: {word}: not understood"))),
+            }
+        }
+        let name = name.ok_or_else(|| Error::new("logs: of whom? logs NAME"))?;
+        let named = |journal: &Journal| journal.id == name || short_name(&journal.id) == name;
+        let journal = self.journals.iter().position(named);
+        let journal = journal
+            .ok_or_else(|| Error::new(format!("nothing called {name} has printed anything")))?;
+        let end = self.journals[journal].ring.end();
+        Ok(Job::Logs {
+            journal,
+            next: count.map_or(0, |count| end.saturating_sub(count)),
+            follow,
+            times,
+        })
+    }
+
+    fn exec(&self, words: &[&str], terminal: Option<session::Window>) -> Result<Program> {
+        let mut wanted = Exec::default();
+        let mut words = words.iter();
+        let mut name = None;
+        while name.is_none() {
+            let Some(word) = words.next() else { break };
+            let mut value = || words.next().map(|word| (*word).to_owned());
+            match *word {
+                "-t" | "--tty" | "-it" | "-ti" => {
+                    wanted.terminal = Some(terminal.unwrap_or((24, 80)));
+                }
+                // Input is always connected.
+                "-i" | "--interactive" => {}
+                "-w" | "--workdir" => wanted.cwd = value(),
+                "-e" | "--env" => wanted.env.extend(value()),
+                word if !word.starts_with('-') => name = Some(word),
+                word => return Err(Error::new(format!("exec: {word}: not understood"))),
+            }
+        }
+        wanted.args = words.map(|word| (*word).to_owned()).collect();
+        let name = name.ok_or_else(|| Error::new("exec: where? exec NAME PROGRAM"))?;
+        if wanted.args.is_empty() {
+            return Err(Error::new(format!(
+                "exec: which program? exec {name} PROGRAM"
+            )));
+        }
+        let named = |c: &&super::Running| short_name(&c.bundle.id) == name || c.bundle.id == name;
+        let running = self.containers.iter().filter(|c| c.is_up()).find(named);
+        let running = running.ok_or_else(|| not_running(name))?;
+        let config = &running.bundle.config;
+        let group = running.cgroup.as_deref();
+        exec::start(config, running.pid, group, &wanted).map(Program::new)
+    }
+
+    /// Goes on with what a conversation is busy with.
+    fn advance_job(&mut self, conversation: &mut Conversation) {
+        let session = &mut conversation.session;
+        if session.has_ended() {
+            return;
+        }
+        match &mut conversation.job {
+            Job::None => {}
+            Job::Logs {
+                journal,
+                next,
+                follow,
+                times,
+            } => {
+                let ring = &self.journals[*journal].ring;
+                while session.has_room()
+                    && let Some((number, line)) = ring.get(*next)
+                {
+                    *next = number + 1;
+                    let mut text = if *times { stamp(line.time) } else { Vec::new() };
+                    text.extend_from_slice(&line.text);
+                    text.push(b'\n');
+                    session.say(kind(line.output), &text);
+                }
+                if !*follow && ring.get(*next).is_none() {
+                    session.end(0);
+                }
+            }
+            Job::Program(program) => program.advance(session),
+            Job::Service { id, up } => {
+                let state = self.services.find(id).map(|service| &service.state);
+                let outcome = match state {
+                    Some(State::Running { ready: true, .. }) if *up => Some(Ok(())),
+                    Some(State::Ended(_)) if !*up => Some(Ok(())),
+                    Some(State::Ended(how)) => Some(Err(format!("{id}: {how}"))),
+                    None => Some(Err(format!("{id} is gone"))),
+                    _ => None,
+                };
+                match outcome {
+                    Some(Ok(())) => session.end(0),
+                    Some(Err(why)) => conversation.fail(&Error::new(why), 1),
+                    None => {}
+                }
+            }
+        }
+    }
+
+    /// Notes the end of a program of a conversation.
+    pub(super) fn program_ended(&mut self, pid: Pid, status: WaitStatus) {
+        for conversation in &mut self.conversations {
+            if let Job::Program(program) = &mut conversation.job
+                && program.pid == pid
+            {
+                program.exit = Some(exit_code(status));
+            }
+        }
+    }
+}
+
+impl Conversation {
+    fn fail(&mut self, cause: &Error, status: u8) {
+        self.session
+            .say(Kind::Stderr, format!("{cause}\n").as_bytes());
+        self.session.end(status);
+    }
+
+    /// Takes what a client sends to its program.
+    fn take(&mut self, kind: Kind, bytes: &[u8]) {
+        let Job::Program(program) = &mut self.job else {
+            return;
+        };
+        match (kind, bytes) {
+            (Kind::Stdin, []) => program.input_ended = true,
+            (Kind::Stdin, _) => program.pending.extend(bytes),
+            (Kind::Window, [r0, r1, c0, c1]) if program.terminal => {
+                let size = (
+                    u16::from_le_bytes([*r0, *r1]),
+                    u16::from_le_bytes([*c0, *c1]),
+                );
+                if let Some(terminal) = &program.stdin {
+                    exec::set_window(terminal, size);
+                }
+            }
+            (Kind::Signal, [number]) if program.exit.is_none() => {
+                send(program.pid, i32::from(*number));
+            }
+            _ => {}
+        }
+    }
+
+    /// Returns whether its program has more input than it takes.
+    fn is_full(&self) -> bool {
+        matches!(&self.job, Job::Program(program) if program.pending.len() >= STDIN_BYTES_MAX)
+    }
+
+    /// Ends a conversation whose client is gone; returns whether there is another to come.
+    fn hang_up(&mut self) -> bool {
+        self.abandon();
+        self.session.reset()
+    }
+
+    /// Leaves what nobody waits for any more; a program is told as by a terminal that is closed.
+    fn abandon(&mut self) {
+        if let Job::Program(program) = &self.job
+            && program.exit.is_none()
+        {
+            send(program.pid, libc::SIGHUP);
+        }
+        self.job = Job::None;
+    }
+}
+
+impl Program {
+    fn new(executed: Executed) -> Self {
+        let outputs = [
+            Some((Kind::Stdout, executed.stdout)),
+            executed.stderr.map(|stderr| (Kind::Stderr, stderr)),
+        ];
+        Self {
+            pid: executed.pid,
+            stdin: Some(executed.stdin),
+            pending: VecDeque::new(),
+            input_ended: false,
+            outputs: outputs.into_iter().flatten().collect(),
+            status: Some(executed.status),
+            error: Vec::new(),
+            terminal: executed.terminal,
+            exit: None,
+        }
+    }
+
+    fn waits<'a>(&'a self, has_room: bool, all: &mut Vec<(BorrowedFd<'a>, PollFlags)>) {
+        if has_room {
+            let outputs = self.outputs.iter();
+            all.extend(outputs.map(|(_, fd)| (fd.as_fd(), PollFlags::IN)));
+        }
+        all.extend(self.status.iter().map(|fd| (fd.as_fd(), PollFlags::IN)));
+        if let (Some(stdin), false) = (&self.stdin, self.pending.is_empty()) {
+            all.push((stdin.as_fd(), PollFlags::OUT));
+        }
+    }
+
+    fn advance(&mut self, session: &mut Session) {
+        self.take_status();
+        self.feed();
+        let mut buffer = [0; 16 << 10];
+        self.outputs.retain(|(kind, fd)| {
+            while session.has_room() {
+                match rustix::io::read(fd, &mut buffer) {
+                    Ok(n @ 1..) => session.say(*kind, &buffer[..n]),
+                    Err(Errno::AGAIN) => return true,
+                    Err(Errno::INTR) => {}
+                    // A terminal that nobody has open any more is an error.
+                    Ok(0) | Err(_) => return false,
+                }
+            }
+            true
+        });
+        if let (Some(exit), None, true) = (self.exit, &self.status, session.has_room()) {
+            if !self.error.is_empty() {
+                self.error.push(b'\n');
+                session.say(Kind::Stderr, &self.error);
+            }
+            session.end(exit);
+        }
+    }
+
+    fn take_status(&mut self) {
+        let Some(status) = &self.status else { return };
+        let mut buffer = [0; STATUS_BYTES_MAX];
+        match rustix::io::read(status, &mut buffer) {
+            Err(Errno::AGAIN | Errno::INTR) => {}
+            Ok(0) | Err(_) => self.status = None,
+            Ok(length) => self.error.extend_from_slice(&buffer[..length]),
+        }
+    }
+
+    fn feed(&mut self) {
+        let Some(stdin) = &self.stdin else { return };
+        while !self.pending.is_empty() {
+            let (head, _) = self.pending.as_slices();
+            match rustix::io::write(stdin, head) {
+                Ok(n) => drop(self.pending.drain(..n)),
+                Err(Errno::AGAIN) => return,
+                Err(Errno::INTR) => {}
+                // It does not want to hear more.
+                Err(_) => {
+                    self.pending.clear();
+                    self.input_ended = true;
+                }
+            }
+        }
+        // Of a terminal the other end stays open: its size and its signals go through it.
+        if self.input_ended && !self.terminal {
+            self.stdin = None;
+        }
+    }
+}
+
+impl Session {
+    fn answer(&mut self, text: &str) {
+        self.say(Kind::Stdout, text.as_bytes());
+        self.end(0);
+    }
+}
+
+fn kind(output: Output) -> Kind {
+    match output {
+        Output::Stdout => Kind::Stdout,
+        Output::Stderr => Kind::Stderr,
+    }
+}
+
+fn not_running(name: &str) -> Error {
+    Error::new(format!("{name} does not run"))
+}
+
+fn send(pid: Pid, signal: i32) {
+    // One that has just ended needs none.
+    let _ = crate::sys::kill(pid, signal);
+}
+
+/// Returns what a shell makes of a wait status.
+fn exit_code(status: WaitStatus) -> u8 {
+    let code = match (status.exit_status(), status.terminating_signal()) {
+        (Some(code), _) => code,
+        (None, Some(signal)) => 128 + signal,
+        (None, None) => 255,
+    };
+    u8::try_from(code & 0xff).unwrap_or(255)
+}
+
+fn describe(service: &Service, now: Instant) -> (String, Option<i32>, Option<Duration>) {
+    match &service.state {
+        State::Waiting => {
+            let needed = service.policy.depends_on.join(", ");
+            (format!("waits for {needed}"), None, None)
+        }
+        State::Running {
+            pid,
+            since,
+            kill_at,
+            ..
+        } => {
+            let state = if kill_at.is_some() {
+                "ending"
+            } else {
+                "running"
+            };
+            let time = now.saturating_duration_since(*since);
+            (
+                state.to_owned(),
+                Some(pid.as_raw_nonzero().get()),
+                Some(time),
+            )
+        }
+        State::Resting { until } => {
+            let wait = until.saturating_duration_since(now);
+            (format!("starts again in {}", period(wait)), None, None)
+        }
+        State::Ended(how) => (how.clone(), None, None),
+    }
+}
+
+/// Returns a time as people say it.
+fn period(time: Duration) -> String {
+    match time.as_secs() {
+        0..10 => format!("{:.1} s", time.as_secs_f64()),
+        seconds @ 10..120 => format!("{seconds} s"),
+        seconds @ 120..7200 => format!("{} min", seconds / 60),
+        seconds @ 7200..172_800 => format!("{} h", seconds / 3600),
+        seconds => format!("{} d", seconds / 86_400),
+    }
+}
+
+/// Returns a point in time as RFC 3339, in UTC, and a blank.
+fn stamp(time: Duration) -> Vec<u8> {
+    let (days, seconds) = (time.as_secs() / 86_400, time.as_secs() % 86_400);
+    // Days to a date, by eras of 400 years that begin in March (Howard Hinnant, "chrono-Compatible
+    // Low-Level Date Algorithms").
+    let shifted = days + 719_468;
+    let (era, day) = (shifted / 146_097, shifted % 146_097);
+    let year = (day - day / 1460 + day / 36_524 - day / 146_096) / 365;
+    let day = day - (365 * year + year / 4 - year / 100);
+    let month = (5 * day + 2) / 153;
+    let (day, month_of_year) = (day - (153 * month + 2) / 5 + 1, (month + 2) % 12 + 1);
+    let year = era * 400 + year + u64::from(month_of_year <= 2);
+    let (hour, minute, second) = (seconds / 3600, seconds / 60 % 60, seconds % 60);
+    let millis = time.subsec_millis();
+    format!("{year:04}-{month_of_year:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{millis:03}Z ")
+        .into_bytes()
+}
+
+/// Returns rows as columns of even width.
+fn table<const N: usize>(rows: &[[String; N]]) -> String {
+    let width = |column: usize| {
+        let cells = rows.iter().map(|row| row[column].chars().count());
+        cells.max().unwrap_or(0)
+    };
+    let widths: Vec<usize> = (0..N).map(width).collect();
+    let mut out = String::new();
+    for row in rows {
+        let mut line = String::new();
+        for (cell, width) in row.iter().zip(&widths) {
+            let _ = write!(line, "{cell:<width$}  ");
+        }
+        out.push_str(line.trim_end());
+        out.push('\n');
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn dates() {
+        let at = |seconds: u64| String::from_utf8(stamp(Duration::from_secs(seconds))).unwrap();
+        assert_eq!(at(0), "1970-01-01T00:00:00.000Z ");
+        assert_eq!(at(951_782_400), "2000-02-29T00:00:00.000Z ");
+        assert_eq!(at(1_798_761_599), "2026-12-31T23:59:59.000Z ");
+    }
+
+    #[test]
+    fn columns_are_even() {
+        let rows = [["A", "LONG"], ["longer", "b"]].map(|row| row.map(str::to_owned));
+        assert_eq!(table(&rows), "A       LONG\nlonger  b\n");
+        assert_eq!(period(Duration::from_millis(1500)), "1.5 s");
+        assert_eq!(period(Duration::from_secs(7300)), "2 h");
+    }
+}

@@ -1,10 +1,15 @@
 //! Machines that run: their services from outside, with `kiln vm`.
 
 use std::fs;
-use std::io::Write;
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
+use serde_json::json;
+
+use super::support::layout::Layout;
+use super::support::registry::Registry;
 use super::support::{Said, Space};
 
 /// Emulated machines are slow, and CI's are shared.
@@ -237,4 +242,193 @@ fn services_are_started_in_order_watched_and_spoken_to() {
         "{}",
         gone.stderr
     );
+}
+
+/// Images of Debian packages, in a registry.
+struct Images {
+    space: Space,
+    registry: Registry,
+}
+
+impl Images {
+    fn new() -> Self {
+        let space = Space::new();
+        fs::create_dir(space.path("run")).unwrap();
+        let registry = space.registry();
+        Self { space, registry }
+    }
+
+    /// Makes an image of packages: kiln writes the layer, as the root file system of a system.
+    fn make(&self, name: &str, packages: &str, config: &serde_json::Value) -> String {
+        let yaml = format!("init:\n  - debian: {{suite: bookworm, packages: [{packages}]}}\n");
+        self.space.write(&format!("{name}.yml"), &yaml);
+        let tar = format!("{name}.tar");
+        self.space
+            .build(&["--no-sbom", "-o", &tar, &format!("{name}.yml")]);
+        let layer = fs::read(self.space.path(&tar)).unwrap();
+        let directory = self.space.path(&format!("{name}-layout"));
+        let layout = Layout::new(&directory);
+        let image = layout.image("linux/amd64", &layer, config);
+        layout.finish(&[("latest", image)]);
+        self.registry.push(directory.to_str().unwrap(), name)
+    }
+
+    fn run(&self, args: &[&str]) -> Said {
+        let mut all = vec!["run", "--quiet", "--accel", "tcg", "--insecure-registry"];
+        all.push(&self.registry.host);
+        all.extend(args);
+        self.space.kiln(&all)
+    }
+
+    /// Runs an image in the background, and asks until the answer is right.
+    fn serves(&self, args: &[&str], port: u16, question: &[u8], answer: &str) {
+        let mut all = vec!["--detach"];
+        all.extend(args);
+        let said = self.run(&all);
+        assert_eq!(said.code, Some(0), "{}", said.stderr);
+        let name = String::from_utf8(said.stdout).unwrap().trim().to_owned();
+        let began = Instant::now();
+        loop {
+            let got = ask(port, question).unwrap_or_default();
+            if got.contains(answer) {
+                break;
+            }
+            let console = self.space.path("run/kiln").join(&name).join("console.log");
+            let runs = self.space.kiln(&["vm", "ls"]).stdout;
+            assert!(
+                began.elapsed() < PATIENCE && !runs.is_empty(),
+                "not {answer:?} but {got:?}:\n{}",
+                fs::read_to_string(console).unwrap_or_default()
+            );
+            std::thread::sleep(Duration::from_millis(200));
+        }
+        let stopped = self.space.kiln(&["vm", "stop", &name]);
+        assert_eq!(stopped.code, Some(0), "{}", stopped.stderr);
+    }
+}
+
+fn ask(port: u16, question: &[u8]) -> Option<String> {
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).ok()?;
+    stream.set_read_timeout(Some(Duration::from_secs(5))).ok()?;
+    stream.write_all(question).ok()?;
+    let mut answer = [0; 4096];
+    let count = stream.read(&mut answer).ok()?;
+    Some(String::from_utf8_lossy(&answer[..count]).into_owned())
+}
+
+fn free_port() -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.local_addr().unwrap().port()
+}
+
+#[test]
+fn images_of_real_servers_answer_on_published_ports() {
+    let images = Images::new();
+    let path = "PATH=/usr/sbin:/usr/bin:/sbin:/bin";
+
+    let nginx = images.make(
+        "nginx",
+        "base-files, base-passwd, nginx-light",
+        &json!({"Entrypoint": ["nginx"], "Cmd": ["-g", "daemon off;"], "Env": [path], "StopSignal": "SIGQUIT"}),
+    );
+    let port = free_port();
+    let publish = format!("{port}:80");
+    let question = b"GET / HTTP/1.0\r\n\r\n";
+    images.serves(
+        &["-p", &publish, &nginx],
+        port,
+        question,
+        "Welcome to nginx",
+    );
+
+    let redis = images.make(
+        "redis",
+        "base-files, base-passwd, redis-server",
+        &json!({"Entrypoint": ["redis-server"], "Env": [path], "User": "www-data", "WorkingDir": "/tmp"}),
+    );
+    let port = free_port();
+    let publish = format!("{port}:6379");
+    let open = ["--", "--protected-mode", "no", "--save", ""];
+    let args = [&["-p", &publish, &redis][..], &open].concat();
+    images.serves(&args, port, b"PING\r\n", "+PONG");
+
+    let postgres = images.make(
+        "postgres",
+        "base-files, base-passwd, dash, coreutils, postgresql-15",
+        &json!({"Cmd": ["sh", "-c", "umask 077; mkdir /tmp/data; initdb -A trust -D /tmp/data >/dev/null && \
+            echo 'host all all all trust' >> /tmp/data/pg_hba.conf && \
+            exec postgres -D /tmp/data -k /tmp -c listen_addresses='*'"],
+            "Env": [format!("{path}:/usr/lib/postgresql/15/bin")], "User": "www-data"}),
+    );
+    let port = free_port();
+    let publish = format!("{port}:5432");
+    // A client that asks for TLS is told N or S: SSLRequest of the protocol, version 3.
+    let request = [0, 0, 0, 8, 4, 210, 22, 47];
+    images.serves(&["-p", &publish, &postgres], port, &request, "N");
+}
+
+#[test]
+fn an_image_is_run_like_a_program() {
+    let images = Images::new();
+    let box_ = images.make(
+        "box",
+        "busybox-static",
+        &json!({"Entrypoint": ["/bin/busybox"], "Cmd": ["echo", "its own arguments"], "Env": ["A=1", "B=2"],
+            "WorkingDir": "/tmp"}),
+    );
+    let said = images.run(&[&box_]);
+    assert_eq!(String::from_utf8_lossy(&said.stdout), "its own arguments\n");
+    assert_eq!((said.code, said.stderr.as_str()), (Some(0), ""));
+
+    let script = "pwd; echo $A$B$C; /bin/busybox id -u; /bin/busybox hostname; \
+                  /bin/busybox grep -c 10.0.2.3 /etc/resolv.conf; /bin/busybox cat; echo bad >&2; exit 3";
+    let mut child = images
+        .space
+        .command()
+        .args(["run", "-q", "--accel", "tcg", "--insecure-registry"])
+        .args([
+            &images.registry.host,
+            "-e",
+            "B=3",
+            "-e",
+            "C",
+            "-u",
+            "1000",
+            &box_,
+        ])
+        .args(["--", "sh", "-c", script])
+        .env("C", "4")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    child
+        .stdin
+        .take()
+        .unwrap()
+        .write_all(b"from here\n")
+        .unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(
+        String::from_utf8_lossy(&output.stdout),
+        "/tmp\n134\n1000\nbox\n1\nfrom here\n"
+    );
+    assert_eq!(String::from_utf8_lossy(&output.stderr), "bad\n");
+    assert_eq!(output.status.code(), Some(3));
+
+    let missing = images.run(&["--entrypoint", "/nothing", &box_]);
+    assert_eq!(missing.code, Some(127));
+    assert!(missing.stderr.contains("/nothing"), "{}", missing.stderr);
+    let nobody = images.run(&["-u", "nobody-here", &box_]);
+    assert_eq!(nobody.code, Some(127));
+    assert!(
+        nobody.stderr.contains("no user nobody-here"),
+        "{}",
+        nobody.stderr
+    );
+    let unknown = images.run(&[&format!("{}/none", images.registry.host)]);
+    assert_eq!(unknown.code, Some(1), "{}", unknown.stderr);
+    let of_images = images.run(&["-e", "A=1", "box.yml"]);
+    assert_eq!(of_images.code, Some(2), "{}", of_images.stderr);
 }

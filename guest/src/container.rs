@@ -22,10 +22,10 @@ use rustix::thread::{LinkNameSpaceType, UnshareFlags};
 
 use crate::bundle::Bundle;
 use crate::error::{Context, Error, Result};
-use crate::policy::Ready;
+use crate::policy::{Main, Ready};
 use crate::ready::Notify;
 use crate::spec::{Config, NamespaceKind};
-use crate::{cgroup, netlink, process, rootfs, say, sys};
+use crate::{cgroup, netlink, process, rootfs, say, sys, users};
 
 /// Longest error text taken from a child.
 pub(crate) const STATUS_BYTES_MAX: usize = 4096;
@@ -49,10 +49,14 @@ pub(crate) struct Started {
     pub(crate) cgroup: Option<PathBuf>,
     /// Where it says that it is ready, if it does.
     pub(crate) notify: Option<Notify>,
+    /// Its standard input, if somebody may attach to it.
+    pub(crate) stdin: Option<OwnedFd>,
 }
 
 /// The child's ends of the pipes.
 struct Ends {
+    /// `/dev/null` without it.
+    stdin: Option<PipeReader>,
     stdout: PipeWriter,
     stderr: PipeWriter,
     status: PipeWriter,
@@ -90,7 +94,10 @@ fn start_in(bundle: &mut Bundle, cgroup: Option<PathBuf>) -> Result<Started> {
     let ((stdout, child_stdout), (stderr, child_stderr)) = (make()?, make()?);
     let ((status, child_status), (mut joined, child_joined)) = (make()?, make()?);
     let (child_gate, gate) = make()?;
+    let attaches = bundle.policy.main == Main::Attach;
+    let (child_stdin, stdin) = attaches.then(make).transpose()?.unzip();
     let ends = Ends {
+        stdin: child_stdin,
         stdout: child_stdout,
         stderr: child_stderr,
         status: child_status,
@@ -103,7 +110,7 @@ fn start_in(bundle: &mut Bundle, cgroup: Option<PathBuf>) -> Result<Started> {
     let pid = match forked {
         sys::Fork::Child => {
             // Our copies of the parent's ends would keep it from seeing the end of ours.
-            drop((stdout, stderr, status, joined, gate));
+            drop((stdin, stdout, stderr, status, joined, gate));
             child(bundle, &joins, cgroup.as_deref(), ends)
         }
         sys::Fork::Parent(pid) => pid,
@@ -129,6 +136,9 @@ fn start_in(bundle: &mut Bundle, cgroup: Option<PathBuf>) -> Result<Started> {
     for fd in [&stdout, &stderr, &status] {
         rustix::io::ioctl_fionbio(fd, true).context(|| "pipe")?;
     }
+    if let Some(stdin) = &stdin {
+        rustix::io::ioctl_fionbio(stdin, true).context(|| "pipe")?;
+    }
     Ok(Started {
         pid,
         stdout: stdout.into(),
@@ -136,6 +146,7 @@ fn start_in(bundle: &mut Bundle, cgroup: Option<PathBuf>) -> Result<Started> {
         status: status.into(),
         cgroup,
         notify,
+        stdin: stdin.map(OwnedFd::from),
     })
 }
 
@@ -296,6 +307,9 @@ fn become_container(
     }
     process::limits(process)?;
     rootfs::enter(bundle)?;
+    if bundle.policy.main != Main::Attach {
+        rootfs::reopen_null()?;
+    }
     if !config.hostname.is_empty() {
         rustix::system::sethostname(config.hostname.as_bytes()).context(|| "hostname")?;
     }
@@ -306,6 +320,11 @@ fn become_container(
     rootfs::confine(config)?;
 
     let args = process::c_strings(&process.args).context(|| "process.args")?;
+    let mut process = process.clone();
+    if let Some(user) = &bundle.policy.user {
+        users::take(&mut process.user, user).context(|| "kiln.user")?;
+    }
+    let process = &process;
     let env = process::environment(&process.env, process.user.uid)?;
     rustix::process::chdir(process.cwd.as_str())
         .context(|| format!("process.cwd {}", process.cwd))?;
@@ -326,7 +345,11 @@ fn display(program: &CString) -> String {
 fn standard_streams(ends: &Ends) -> Result<()> {
     let null = rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())
         .context(|| "/dev/null")?;
-    rustix::stdio::dup2_stdin(&null).context(|| "standard input")?;
+    match &ends.stdin {
+        Some(stdin) => rustix::stdio::dup2_stdin(stdin),
+        None => rustix::stdio::dup2_stdin(&null),
+    }
+    .context(|| "standard input")?;
     rustix::stdio::dup2_stdout(&ends.stdout).context(|| "standard output")?;
     rustix::stdio::dup2_stderr(&ends.stderr).context(|| "standard error")
 }

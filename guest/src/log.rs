@@ -242,24 +242,27 @@ pub(crate) struct Stream {
     pub(crate) ended: bool,
     /// Which of the logs gets it.
     pub(crate) journal: usize,
+    /// Only who is attached to the container reads it.
+    pub(crate) held: bool,
     output: Output,
     lines: Lines,
 }
 
 impl Stream {
     /// Takes over a pipe.
-    pub(crate) fn new(fd: OwnedFd, output: Output, journal: usize) -> Self {
+    pub(crate) fn new(fd: OwnedFd, output: Output, journal: usize, held: bool) -> Self {
         Self {
             fd,
             ended: false,
             journal,
+            held,
             output,
             lines: Lines::default(),
         }
     }
 
-    /// Passes on what is there.
-    pub(crate) fn pump(&mut self, journal: &mut Journal) {
+    /// Passes on what is there, to the log and to `sink`.
+    pub(crate) fn pump(&mut self, journal: &mut Journal, mut sink: impl FnMut(Output, &[u8])) {
         let mut buffer = [0; 8 << 10];
         let mut taken = 0;
         while taken < READ_BYTES_MAX {
@@ -267,6 +270,7 @@ impl Stream {
                 Ok(n @ 1..) => {
                     taken += n;
                     journal.bytes(self.output, &buffer[..n]);
+                    sink(self.output, &buffer[..n]);
                     let output = self.output;
                     self.lines
                         .feed(&buffer[..n], |line| journal.line(output, line));

@@ -32,6 +32,7 @@ mod exec;
 mod process;
 mod ready;
 mod rootfs;
+mod users;
 
 mod dhcp;
 mod netlink;

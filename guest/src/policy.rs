@@ -32,6 +32,10 @@ pub(crate) struct Policy {
     pub(crate) stop_signal: i32,
     /// `kiln.stop-timeout`, in seconds.
     pub(crate) stop_wait: Duration,
+    /// `kiln.user`: a user, or `USER:GROUP`, by the container's own `/etc/passwd`.
+    pub(crate) user: Option<String>,
+    /// `kiln.main`: whether the machine is there for this service: `off`, `on` or `attach`.
+    pub(crate) main: Main,
     /// `kiln.console`: whether its output is shown there, `on` or `off`.
     pub(crate) console: bool,
 }
@@ -43,6 +47,16 @@ pub(crate) enum Restart {
     Always,
     /// When it did not exit with 0: so many times in a row, if there is a number.
     OnFailure(Option<u32>),
+}
+
+/// Whether the machine is there for a service.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Main {
+    Off,
+    /// When it has ended for good, the machine powers off.
+    On,
+    /// Besides, its standard streams belong to who attaches to it, and wait for him.
+    Attach,
 }
 
 /// When a service can be relied on.
@@ -75,6 +89,8 @@ impl Default for Policy {
             on_failure: OnFailure::Continue,
             stop_signal: libc::SIGTERM,
             stop_wait: STOP_WAIT,
+            user: None,
+            main: Main::Off,
             console: true,
         }
     }
@@ -125,6 +141,15 @@ impl Policy {
                 let seconds = value.trim_end_matches('s').parse::<u32>();
                 let seconds = seconds.map_err(|_| "a number of seconds")?;
                 self.stop_wait = Duration::from_secs(seconds.into());
+            }
+            "user" => self.user = Some(value.to_owned()).filter(|user| !user.is_empty()),
+            "main" => {
+                self.main = match value {
+                    "off" => Main::Off,
+                    "on" => Main::On,
+                    "attach" => Main::Attach,
+                    _ => return Err("off, on or attach"),
+                };
             }
             "console" => {
                 self.console = match value {
@@ -248,6 +273,8 @@ mod tests {
             ("kiln.stop-timeout", "30s"),
             ("kiln.on-failure", "stop"),
             ("kiln.console", "off"),
+            ("kiln.user", "web:www"),
+            ("kiln.main", "on"),
             ("kiln.later", "?"),
         ]);
         let expected = Policy {
@@ -257,6 +284,8 @@ mod tests {
             on_failure: OnFailure::Stop,
             stop_signal: libc::SIGQUIT,
             stop_wait: Duration::from_secs(30),
+            user: Some("web:www".into()),
+            main: Main::On,
             console: false,
         };
         assert_eq!(policy.unwrap(), expected);

@@ -131,7 +131,6 @@ pub(crate) fn enter(bundle: &Bundle) -> Result<()> {
         devices(&inside, &config.linux.devices)?;
     }
     pivot(&inside)?;
-    reopen_null()?;
     make_cwd(&config.process.cwd)?;
     make_readonly(config)
 }
@@ -350,7 +349,7 @@ fn pivot(inside: &Inside) -> Result<()> {
 }
 
 /// Makes standard input the container's own `/dev/null` if it has one.
-fn reopen_null() -> Result<()> {
+pub(crate) fn reopen_null() -> Result<()> {
     if let Ok(null) = rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty()) {
         rustix::stdio::dup2_stdin(&null).context(|| "standard input")?;
     }

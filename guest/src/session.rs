@@ -280,19 +280,22 @@ impl Session {
         }
     }
 
+    /// Returns whether the end has been said and taken.
+    pub(crate) fn is_silent(&self) -> bool {
+        self.ended && self.output.is_empty()
+    }
+
     /// Returns whether the end has been said.
     pub(crate) fn has_ended(&self) -> bool {
         self.ended
     }
 
-    /// Makes a port ready for its next conversation; false for a socket, which has none.
+    /// Makes a port ready for its next conversation; false for a socket, which has none. What can be
+    /// read now is of the next client already.
     pub(crate) fn reset(&mut self) -> bool {
         if self.port.is_none() {
             return false;
         }
-        // What the last client sent and nobody read.
-        let mut buffer = [0; 4096];
-        while rustix::io::read(&self.fd, &mut buffer).is_ok_and(|n| n > 0) {}
         self.connected = false;
         self.ended = false;
         self.input.clear();

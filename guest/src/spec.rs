@@ -41,7 +41,7 @@ pub(crate) struct Config {
 }
 
 /// `process`.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Clone, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub(crate) struct Process {
     /// Wants a terminal; refused.
@@ -73,7 +73,7 @@ pub(crate) struct Process {
 }
 
 /// `process.user`.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Clone, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub(crate) struct User {
     /// User id.
@@ -87,7 +87,7 @@ pub(crate) struct User {
 }
 
 /// `process.capabilities`: names such as `CAP_NET_ADMIN`.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Clone, Default, Deserialize)]
 #[serde(default)]
 pub(crate) struct Capabilities {
     /// Limit for exec.
@@ -103,7 +103,7 @@ pub(crate) struct Capabilities {
 }
 
 /// One of `process.rlimits`.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Clone, Deserialize)]
 pub(crate) struct Rlimit {
     /// `RLIMIT_NOFILE` …
     #[serde(rename = "type")]

@@ -149,8 +149,14 @@ What to boot is a description (FILE.yml) or the prefix of what a build has writt
 Ctrl-C goes to the system, Ctrl-] ends it. When the system powers off or reboots, kiln ends with \
 code 0. With --detach it runs in the background, where kiln vm finds it.
 
+What is neither is a container image, of a registry or as in a description. It gets a machine of \
+its own with Debian's kernel, and kiln ends as its program does: that has this terminal's standard \
+streams, with its own output apart from the machine's.
+
   kiln run hello.yml
-  kiln run --publish 8080:80 hello.yml";
+  kiln run -p 8080:80 hello.yml
+  kiln run -p 8080:80 registry.example/nginx
+  kiln run -e LANG=C registry.example/debian -- ls -l /";
 
 /// `kiln build`.
 #[derive(Debug, Args)]
@@ -273,9 +279,24 @@ pub(crate) struct Lock {
 /// `kiln run`.
 #[derive(Debug, Args)]
 pub(crate) struct Run {
-    /// A description, or the prefix of a build's outputs
-    #[arg(value_name = "FILE.yml|PREFIX")]
+    /// A description, the prefix of a build's outputs, or a container image
+    #[arg(value_name = "FILE.yml|PREFIX|IMAGE")]
     pub(crate) system: PathBuf,
+    /// Of an image: what its entrypoint gets in place of its own arguments
+    #[arg(last = true, value_name = "ARGS")]
+    pub(crate) words: Vec<String>,
+    /// Of an image: set a variable of the environment, or hand on this one's; can be repeated
+    #[arg(short, long, value_name = "NAME[=VALUE]")]
+    pub(crate) env: Vec<String>,
+    /// Of an image: the user, and his group
+    #[arg(short, long, value_name = "USER[:GROUP]")]
+    pub(crate) user: Option<String>,
+    /// Of an image: the working directory
+    #[arg(short, long, value_name = "DIR")]
+    pub(crate) workdir: Option<String>,
+    /// Of an image: run this program in place of its own
+    #[arg(long, value_name = "PROGRAM")]
+    pub(crate) entrypoint: Option<String>,
     /// Memory in MiB
     #[arg(long, value_name = "MIB", default_value_t = 1024, value_parser = clap::value_parser!(u32).range(16..))]
     pub(crate) mem: u32,
@@ -283,7 +304,7 @@ pub(crate) struct Run {
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub(crate) cpus: u16,
     /// Forward a port of this machine to the system; can be repeated
-    #[arg(long, value_name = "[ADDRESS:]HOST:GUEST[/tcp|udp]")]
+    #[arg(short, long, value_name = "[ADDRESS:]HOST:GUEST[/tcp|udp]")]
     pub(crate) publish: Vec<Publish>,
     /// Leave the machine running in the background; kiln vm finds it
     #[arg(short, long, visible_alias = "detached")]

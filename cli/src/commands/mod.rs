@@ -10,6 +10,7 @@ mod pkg;
 mod push;
 mod request;
 mod run;
+mod run_image;
 mod sbom;
 mod schema;
 mod serve;

@@ -14,16 +14,18 @@ use std::time::SystemTime;
 
 use kiln_engine::build::{Destination, Format};
 
-use super::{build, print, request};
+use super::{build, print, request, run_image};
 use crate::args::{Accel, Run};
+use crate::exit;
 use crate::failure::Failure;
 use crate::kvm;
 use crate::machine::{Machine, Model, Publish, model};
 use crate::signals::Interruption;
 use crate::ui::printer::Printer;
 use crate::vm::console::{self, End};
+use crate::vm::control::Port;
 use crate::vm::place::{About, Place};
-use crate::vm::qemu::Qemu;
+use crate::vm::qemu::{POWER_OFF_MAX, Qemu};
 
 pub(super) fn run(arguments: &Run, printer: Printer) -> Result<(), Failure> {
     let architecture = request::architecture(arguments.common.sources.arch.as_deref())?;
@@ -37,10 +39,11 @@ pub(super) fn run(arguments: &Run, printer: Printer) -> Result<(), Failure> {
     let program =
         find_program(model.program).ok_or_else(|| missing_program(model.program, model.package))?;
     check_ports(&arguments.publish)?;
-    let prefix = if is_description(&arguments.system) {
-        build_prefix(arguments, printer)?
-    } else {
-        arguments.system.clone()
+    let what = What::of(arguments)?;
+    let prefix = match &what {
+        What::Description => build_prefix(arguments, printer)?,
+        What::Outputs => arguments.system.clone(),
+        What::Image(image) => run_image::build_prefix(arguments, image, &architecture, printer)?,
     };
     let kernel = with_suffix(&prefix, "-kernel");
     if !kernel.is_file() {
@@ -57,26 +60,81 @@ pub(super) fn run(arguments: &Run, printer: Printer) -> Result<(), Failure> {
         publish: arguments.publish.clone(),
         architecture,
     };
-    boot(arguments, &prefix, &machine, &program, &model, printer)
+    boot(
+        arguments,
+        &what.name(&prefix),
+        &machine,
+        &what,
+        &program,
+        &model,
+        printer,
+    )
+}
+
+/// What there is to boot.
+enum What {
+    Description,
+    Outputs,
+    /// A container image, by the name that was given.
+    Image(String),
+}
+
+impl What {
+    fn of(arguments: &Run) -> Result<Self, Failure> {
+        let system = &arguments.system;
+        let what = match system.to_str() {
+            _ if is_description(system) => Self::Description,
+            Some(image) if !with_suffix(system, "-kernel").exists() => {
+                Self::Image(image.to_owned())
+            }
+            _ => Self::Outputs,
+        };
+        let is_of_images = !arguments.words.is_empty()
+            || !arguments.env.is_empty()
+            || arguments.user.is_some()
+            || arguments.workdir.is_some()
+            || arguments.entrypoint.is_some();
+        match &what {
+            Self::Image(_) => Ok(what),
+            _ if is_of_images => Err(Failure::usage(
+                "arguments, --env, --user, --workdir and --entrypoint are for images",
+                "a description says all that of its services itself",
+            )),
+            _ => Ok(what),
+        }
+    }
+
+    /// Returns what people call the machine.
+    fn name(&self, prefix: &Path) -> String {
+        match self {
+            Self::Image(image) => run_image::hostname(image),
+            _ => {
+                let name = prefix.file_name().unwrap_or_default();
+                name.to_string_lossy().into_owned()
+            }
+        }
+    }
 }
 
 /// Boots the machine, and stays with it unless it is to run in the background.
 fn boot(
     arguments: &Run,
-    prefix: &Path,
+    name: &str,
     machine: &Machine,
+    what: &What,
     program: &Path,
     model: &Model,
     printer: Printer,
 ) -> Result<(), Failure> {
-    let name = prefix.file_name().unwrap_or_default();
-    let place = Place::create(&name.to_string_lossy()).map_err(|error| {
+    let place = Place::create(name).map_err(|error| {
         Failure::failed("cannot make a place for the machine", Some(&error), None)
     })?;
     // Its files go when the machine has ended, and when it never began.
     let guard = Removed(&place);
-    announce(prefix, machine, &place, arguments.detach, printer);
-    let quoted = machine.arguments(model, &place, !arguments.detach);
+    // A container's output is its own; the console's is kept in case it is wanted.
+    let attaches = matches!(what, What::Image(_)) && !arguments.detach;
+    announce(machine, &place, attaches, arguments.detach, printer);
+    let quoted = machine.arguments(model, &place, !arguments.detach && !attaches);
     let cannot = |error: &io::Error, complaint: String| {
         let hint = Some(complaint).filter(|complaint| !complaint.is_empty());
         let message = format!("cannot run {}", program.display());
@@ -84,8 +142,8 @@ fn boot(
     };
     let mut qemu = Qemu::start(program, &quoted, place.clone(), arguments.detach)
         .map_err(|error| cannot(&error, String::new()))?;
-    let console = qemu.console();
-    let console = console.map_err(|error| cannot(&error, qemu.complaint()))?;
+    let ready = qemu.wait_for_sockets();
+    ready.map_err(|error| cannot(&error, qemu.complaint()))?;
     let about = About {
         system: arguments.system.display().to_string(),
         pid: qemu.pid(),
@@ -100,6 +158,11 @@ fn boot(
         std::mem::forget(guard);
         return print(&format!("{}\n", place.name()));
     }
+    if attaches {
+        return attach(&mut qemu, &place);
+    }
+    let console = qemu.console();
+    let console = console.map_err(|error| cannot(&error, qemu.complaint()))?;
     stay(&mut qemu, console, printer)?;
     match qemu.wait(None) {
         Ok(Some(status)) if status.success() => Ok(()),
@@ -143,6 +206,55 @@ fn stay(
                 io::ErrorKind::BrokenPipe => Err(Failure::broken_pipe()),
                 _ => Err(Failure::failed("the console", Some(&error), None)),
             }
+        }
+    }
+}
+
+/// Has the standard streams of the machine's service, and ends as that does.
+fn attach(qemu: &mut Qemu, place: &Place) -> Result<(), Failure> {
+    let interruption = build::watch_signals()?;
+    let cancelled = || interruption.flag().load(Ordering::Relaxed);
+    let talk = || -> io::Result<Option<u8>> {
+        let mut port = Port::open(place)?;
+        port.request(&["attach".to_owned(), run_image::SERVICE.to_owned()], false)?;
+        port.relay(false, None, cancelled)
+    };
+    match talk() {
+        Ok(Some(status)) => {
+            // It syncs its disks, and is gone a moment later.
+            if !matches!(qemu.wait(Some(POWER_OFF_MAX)), Ok(Some(_))) {
+                qemu.end(false);
+            }
+            match status {
+                0 => Ok(()),
+                status => Err(Failure::with_status(status)),
+            }
+        }
+        Ok(None) => {
+            qemu.end(true);
+            Err(Failure::with_status(exit::signal(interruption.number())))
+        }
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {
+            qemu.end(true);
+            Err(Failure::broken_pipe())
+        }
+        Err(error) => {
+            let console = fs::read(place.console_log()).unwrap_or_default();
+            let console = String::from_utf8_lossy(&console);
+            let last: Vec<&str> = console.lines().rev().take(20).collect();
+            let last: Vec<&str> = last.into_iter().rev().collect();
+            let hint = format!(
+                "{}\nits console said last:\n{}",
+                qemu.complaint(),
+                last.join("\n")
+            );
+            qemu.end(false);
+            let message = "the machine ended before its program";
+            Err(Failure::failed(
+                message,
+                Some(&error),
+                Some(hint.trim().to_owned()),
+            ))
         }
     }
 }
@@ -292,7 +404,7 @@ fn use_kvm(
     }
 }
 
-fn announce(prefix: &Path, machine: &Machine, place: &Place, detach: bool, printer: Printer) {
+fn announce(machine: &Machine, place: &Place, attaches: bool, detach: bool, printer: Printer) {
     for port in &machine.publish {
         let Publish {
             address,
@@ -307,17 +419,18 @@ fn announce(prefix: &Path, machine: &Machine, place: &Place, detach: bool, print
         );
     }
     let accelerator = if machine.kvm { "KVM" } else { "emulation" };
-    let prefix = prefix.strip_prefix("./").unwrap_or(prefix).display();
     printer.done(
         "Booting",
         &format!(
-            "{prefix} ({} MiB, {} CPU, {} by {accelerator}); {}",
+            "{} ({} MiB, {} CPU, {} by {accelerator}); {}",
+            place.name(),
             machine.memory,
             machine.cpus,
             machine.architecture,
-            match detach {
-                true => format!("kiln vm stop {} ends it", place.name()),
-                false => "Ctrl-] ends it".to_owned(),
+            match (attaches, detach) {
+                (_, true) => format!("kiln vm stop {} ends it", place.name()),
+                (true, _) => "Ctrl-C ends it".to_owned(),
+                (false, _) => "Ctrl-] ends it".to_owned(),
             }
         ),
     );

@@ -10,7 +10,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use super::control;
-use super::place::Place;
+use super::place::{PORTS, Place};
 use super::qmp::{self, Ask};
 
 /// QEMU makes its sockets at once, or has something to say.
@@ -60,15 +60,26 @@ impl Qemu {
         self.child.id()
     }
 
-    /// Connects to its console; the machine begins when that has been done.
+    /// Connects to its console. A machine that waits for that begins then.
     ///
     /// # Errors
     /// When it ends before, or makes no console.
     pub(crate) fn console(&mut self) -> io::Result<UnixStream> {
-        let path = self.place.console();
+        self.connect(&self.place.console())
+    }
+
+    /// Waits until it has made all its sockets, of which this one is the last.
+    ///
+    /// # Errors
+    /// When it ends before.
+    pub(crate) fn wait_for_sockets(&mut self) -> io::Result<()> {
+        self.connect(&self.place.port(PORTS - 1)).map(drop)
+    }
+
+    fn connect(&mut self, path: &Path) -> io::Result<UnixStream> {
         let began = Instant::now();
         loop {
-            match UnixStream::connect(&path) {
+            match UnixStream::connect(path) {
                 Ok(console) => return Ok(console),
                 Err(error) if began.elapsed() > START_MAX => return Err(error),
                 Err(_) => {}

@@ -11,7 +11,7 @@ const PREFIX: &str = "kiln.";
 /// An annotation, and what its values are.
 type Known = (&'static str, fn(&str) -> bool, &'static str);
 
-const KNOWN: [Known; 7] = [
+const KNOWN: [Known; 9] = [
     (
         "kiln.restart",
         |value| match value.strip_prefix("on-failure:") {
@@ -54,6 +54,19 @@ const KNOWN: [Known; 7] = [
         "kiln.on-failure",
         |value| ["continue", "stop"].contains(&value),
         "continue or stop",
+    ),
+    (
+        "kiln.user",
+        |value| {
+            let mut parts = value.split(':');
+            parts.clone().count() <= 2 && parts.all(|part| !part.is_empty())
+        },
+        "a user, or USER:GROUP",
+    ),
+    (
+        "kiln.main",
+        |value| ["off", "on", "attach"].contains(&value),
+        "off, on or attach",
     ),
     (
         "kiln.console",

@@ -18,7 +18,7 @@ use super::{Results, Step, StepError};
 use crate::format::{Fragment, Part};
 use crate::spec::Warning;
 use crate::system::bundle::{bundle_path, config_json, root_path, runtime_json};
-use crate::system::container::ImageConfig;
+use crate::system::container::{ImageConfig, image_config};
 use crate::system::label;
 use crate::system::volumes::{Volumes, volume_path};
 use crate::tree::TreePath;
@@ -192,39 +192,4 @@ fn containers(
         }
     }
     Ok(warnings)
-}
-
-/// Reads what an image says about how to run it (OCI image-spec, `config.md`).
-fn image_config(json: &[u8]) -> Result<ImageConfig, serde_json::Error> {
-    use serde::Deserialize;
-    #[derive(Deserialize, Default)]
-    #[serde(rename_all = "PascalCase", default)]
-    struct Config {
-        entrypoint: Option<Vec<String>>,
-        cmd: Option<Vec<String>>,
-        env: Option<Vec<String>>,
-        working_dir: Option<String>,
-        user: Option<String>,
-        labels: Option<BTreeMap<String, String>>,
-    }
-    #[derive(Deserialize, Default)]
-    struct Image {
-        config: Option<Config>,
-    }
-    if json.is_empty() {
-        return Ok(ImageConfig::default());
-    }
-    let config = serde_json::from_slice::<Image>(json)?
-        .config
-        .unwrap_or_default();
-    Ok(ImageConfig {
-        entrypoint: config.entrypoint.unwrap_or_default(),
-        cmd: config.cmd.unwrap_or_default(),
-        env: config.env.unwrap_or_default(),
-        working_dir: config.working_dir.unwrap_or_default(),
-        user: config.user.unwrap_or_default(),
-        label: config
-            .labels
-            .and_then(|mut labels| labels.remove(label::LABEL)),
-    })
 }

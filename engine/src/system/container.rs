@@ -21,6 +21,61 @@ pub struct ImageConfig {
     pub user: String,
     /// The label [`super::label::LABEL`]; empty counts as absent.
     pub label: Option<String>,
+    /// `ExposedPorts`, such as `80/tcp`; followed by nobody here.
+    pub exposed_ports: Vec<String>,
+    /// `Volumes`: paths; followed by nobody here.
+    pub volumes: Vec<String>,
+    /// `StopSignal`; followed by nobody here.
+    pub stop_signal: String,
+}
+
+/// Reads what an image says about how to run it (OCI image-spec, `config.md`). What is no image
+/// says nothing.
+///
+/// # Errors
+/// When it is no such document.
+pub fn image_config(json: &[u8]) -> Result<ImageConfig, serde_json::Error> {
+    use serde::Deserialize;
+    use serde::de::IgnoredAny;
+    #[derive(Deserialize, Default)]
+    #[serde(rename_all = "PascalCase", default)]
+    struct Config {
+        entrypoint: Option<Vec<String>>,
+        cmd: Option<Vec<String>>,
+        env: Option<Vec<String>>,
+        working_dir: Option<String>,
+        user: Option<String>,
+        labels: Option<BTreeMap<String, String>>,
+        exposed_ports: Option<BTreeMap<String, IgnoredAny>>,
+        volumes: Option<BTreeMap<String, IgnoredAny>>,
+        stop_signal: Option<String>,
+    }
+    #[derive(Deserialize, Default)]
+    struct Image {
+        config: Option<Config>,
+    }
+    if json.is_empty() {
+        return Ok(ImageConfig::default());
+    }
+    let config = serde_json::from_slice::<Image>(json)?
+        .config
+        .unwrap_or_default();
+    let keys = |map: Option<BTreeMap<String, IgnoredAny>>| -> Vec<String> {
+        map.unwrap_or_default().into_keys().collect()
+    };
+    Ok(ImageConfig {
+        entrypoint: config.entrypoint.unwrap_or_default(),
+        cmd: config.cmd.unwrap_or_default(),
+        env: config.env.unwrap_or_default(),
+        working_dir: config.working_dir.unwrap_or_default(),
+        user: config.user.unwrap_or_default(),
+        label: config
+            .labels
+            .and_then(|mut labels| labels.remove(super::label::LABEL)),
+        exposed_ports: keys(config.exposed_ports),
+        volumes: keys(config.volumes),
+        stop_signal: config.stop_signal.unwrap_or_default(),
+    })
 }
 
 /// A container with every value decided.

@@ -38,6 +38,7 @@ fn image(name: &str) -> ImageConfig {
         working_dir: "/w".to_owned(),
         user: String::new(),
         label: Some(label.to_owned()),
+        ..ImageConfig::default()
     }
 }
 

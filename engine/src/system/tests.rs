@@ -257,6 +257,7 @@ fn entry_before_label_before_image() {
             "{\"env\": [\"L=1\"], \"hostname\": \"l\", \"readonly\": true, \"net\": \"new\"}"
                 .to_owned(),
         ),
+        ..ImageConfig::default()
     };
     let (container, warnings) = try_resolve("services: [{name: a, image: x}]", &image).unwrap();
     assert_eq!(

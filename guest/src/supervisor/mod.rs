@@ -6,6 +6,8 @@
 //!
 //! [`turn`]: Supervisor::turn
 
+mod program;
+mod report;
 mod running;
 mod serve;
 
@@ -22,7 +24,7 @@ use crate::error::{Context, Result};
 use crate::loader::Seen;
 use crate::log::{Journal, Output, Stream};
 use crate::network::Network;
-use crate::policy::OnFailure;
+use crate::policy::{Main, OnFailure};
 use crate::power::Button;
 use crate::service::{Services, State};
 use crate::uevent::{Event, Uevents};
@@ -72,6 +74,12 @@ enum Source {
 /// After this time an onboot container is not one of those that start-up is measured by.
 const LONG_RUN: Duration = Duration::from_secs(1);
 
+/// The status of what could not be started, as a shell's.
+const NOT_STARTED: u8 = 127;
+
+/// How long output waits for somebody to attach after its program has ended.
+const ATTACH_MAX: Duration = Duration::from_secs(10);
+
 /// Longest time for last words: a process that cannot be killed may never stop talking.
 const DRAIN_MAX: Duration = Duration::from_millis(500);
 
@@ -102,6 +110,17 @@ pub(crate) struct Supervisor {
     failures: i32,
     /// Containers that end are not worth a line any more.
     ending: bool,
+    /// The end of the service for which the machine is there.
+    main: Option<MainEnd>,
+}
+
+/// The end of the service for which the machine is there.
+#[derive(Debug)]
+struct MainEnd {
+    status: u8,
+    /// Why it never ran, if it did not.
+    trouble: Option<String>,
+    at: Instant,
 }
 
 const SIGNALS: [libc::c_int; 7] = [
@@ -139,6 +158,7 @@ impl Supervisor {
             requests: 0,
             failures: 0,
             ending: false,
+            main: None,
         })
     }
 
@@ -217,8 +237,10 @@ impl Supervisor {
         let journal = self.journal(&bundle);
         let (running, [stdout, stderr]) = Running::new(bundle, started, Instant::now());
         let pid = running.pid;
+        let held = running.bundle.policy.main == Main::Attach;
         for (fd, output) in [(stdout, Output::Stdout), (stderr, Output::Stderr)] {
-            self.streams.push((pid, Stream::new(fd, output, journal)));
+            let stream = Stream::new(fd, output, journal, held);
+            self.streams.push((pid, stream));
         }
         self.containers.push(running);
         pid
@@ -362,8 +384,15 @@ impl Supervisor {
         match self.start(bundle, &id, Phase::Service) {
             Some(pid) => self.services.started(index, pid, now),
             None => {
-                self.services.ended(index, false, "not started", now);
+                let again = self.services.ended(index, false, "not started", now);
                 self.services_changed = true;
+                if again.is_none() && self.services.all()[index].policy.main != Main::Off {
+                    self.main = Some(MainEnd {
+                        status: NOT_STARTED,
+                        trouble: Some("not started: see the console".to_owned()),
+                        at: now,
+                    });
+                }
             }
         }
     }
@@ -387,7 +416,7 @@ impl Supervisor {
                 Source::Status(index) => self.containers[index].take_status(),
                 Source::Stream(index) => {
                     let (_, stream) = &mut self.streams[index];
-                    stream.pump(&mut self.journals[stream.journal]);
+                    stream.pump(&mut self.journals[stream.journal], |_, _| {});
                 }
                 // Looked at below, as time passes.
                 Source::Network | Source::Notify | Source::Conversation => {}
@@ -402,6 +431,7 @@ impl Supervisor {
         self.bury(now);
         self.advance_services(now);
         self.converse(now);
+        self.end_with_main(now);
         !ready.is_empty()
     }
 
@@ -415,6 +445,9 @@ impl Supervisor {
             fds.push(PollFd::from_borrowed_fd(fd, flags));
         };
         for (index, (_, stream)) in self.streams.iter().enumerate() {
+            if stream.held {
+                continue;
+            }
             watch(Source::Stream(index), stream.fd.as_fd(), PollFlags::IN);
         }
         for (index, container) in self.containers.iter().enumerate() {
@@ -426,7 +459,7 @@ impl Supervisor {
             }
         }
         for conversation in &self.conversations {
-            for (fd, flags) in conversation.waits() {
+            for (fd, flags) in self.waits_of(conversation) {
                 watch(Source::Conversation, fd, flags);
             }
         }
@@ -465,7 +498,12 @@ impl Supervisor {
     fn timeout(&self, limit: Option<Duration>) -> Option<Duration> {
         let network = self.network.as_ref().and_then(Network::deadline);
         let looks = self.containers.iter().filter_map(Running::next_look).min();
-        let due = [network, looks, self.services.deadline()];
+        let due = [
+            network,
+            looks,
+            self.services.deadline(),
+            self.main_deadline(),
+        ];
         let due = due.into_iter().flatten().min();
         let due = due.map(|at| at.saturating_duration_since(Instant::now()));
         [limit, due].into_iter().flatten().min()
@@ -534,8 +572,8 @@ impl Supervisor {
             dead.clear_away();
             // What it wrote comes before what became of it.
             for (pid, stream) in &mut self.streams {
-                if *pid == dead.pid && !stream.ended {
-                    stream.pump(&mut self.journals[stream.journal]);
+                if *pid == dead.pid && !stream.ended && !stream.held {
+                    stream.pump(&mut self.journals[stream.journal], |_, _| {});
                 }
             }
             let (succeeded, how) = dead.end();
@@ -549,10 +587,35 @@ impl Supervisor {
                 again = self.services.ended(index, succeeded, &how, now);
                 self.services_changed = true;
             }
+            if again.is_none() && dead.bundle.policy.main != Main::Off {
+                let never_ran = !dead.error.is_empty();
+                self.main = Some(MainEnd {
+                    status: dead.exit_code(),
+                    trouble: never_ran.then(|| how.clone()),
+                    at: now,
+                });
+            }
             if !expected && (!succeeded || is_service) {
                 dead.report(&how, again);
             }
         }
+    }
+
+    /// Powers off when the service for which the machine is there has ended, and whoever is
+    /// attached to it has had its output.
+    fn end_with_main(&mut self, now: Instant) {
+        let Some(main) = &self.main else { return };
+        let unheard = self.streams.iter().any(|(_, stream)| stream.held);
+        let waited = now.saturating_duration_since(main.at) >= ATTACH_MAX;
+        if self.action.is_none() && !self.has_attached() && (waited || !unheard) {
+            self.ask(Action::PowerOff);
+        }
+    }
+
+    fn main_deadline(&self) -> Option<Instant> {
+        let waits = self.action.is_none() && !self.has_attached();
+        let main = self.main.as_ref().filter(|_| waits);
+        main.map(|main| main.at + ATTACH_MAX)
     }
 
     /// Leaves the network alone and expects every container to end: for shutdown.

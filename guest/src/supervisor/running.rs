@@ -12,6 +12,8 @@ use crate::policy::{self, Ready};
 use crate::ready::{self, Notify};
 use crate::{cgroup, say};
 
+use super::program::exit_code;
+
 /// A container with a process, or one whose end has not been dealt with.
 #[derive(Debug)]
 pub(super) struct Running {
@@ -25,6 +27,8 @@ pub(super) struct Running {
     pub(super) exit: Option<WaitStatus>,
     /// Where it says that it is ready.
     pub(super) notify: Option<Notify>,
+    /// Its standard input, while somebody may attach to it.
+    pub(super) stdin: Option<OwnedFd>,
     look: Option<Look>,
 }
 
@@ -46,6 +50,7 @@ impl Running {
             error: Vec::new(),
             exit: None,
             notify: started.notify,
+            stdin: started.stdin,
             look: looks.then_some(Look {
                 at: now,
                 wait: ready::LOOK_MIN,
@@ -138,6 +143,14 @@ impl Running {
             .is_some_and(cgroup::ran_out_of_memory);
         let why = if memory { " (out of memory)" } else { "" };
         (exit.exit_status() == Some(0), format!("{how}{why}"))
+    }
+
+    /// Returns its exit status as a shell would have it.
+    pub(super) fn exit_code(&self) -> u8 {
+        match (&self.exit, self.error.is_empty()) {
+            (Some(exit), true) => exit_code(*exit),
+            _ => super::NOT_STARTED,
+        }
     }
 
     /// Says how it ended, and what comes next.

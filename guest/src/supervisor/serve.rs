@@ -4,24 +4,22 @@
 //! conversation and go on whenever something happens.
 
 use std::collections::VecDeque;
-use std::fmt::Write as _;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use rustix::event::PollFlags;
-use rustix::io::Errno;
 use rustix::process::{Pid, WaitStatus};
-use serde_json::json;
 
+use super::program::{Program, exit_code, feed};
+use super::report::stamp;
 use super::{Action, Supervisor};
 use crate::bundle::short_name;
-use crate::container::STATUS_BYTES_MAX;
 use crate::error::{Error, Result};
-use crate::exec::{self, Exec, Executed};
+use crate::exec::{self, Exec};
 use crate::log::{Journal, Output};
 use crate::service::{Service, State};
 use crate::session::{self, Kind, Request, Said, Session};
-use crate::{alive, cgroup, policy, say};
+use crate::{alive, policy, say};
 
 const USAGE: &str = "\
 kilnctl COMMAND: what runs in this system
@@ -30,6 +28,7 @@ kilnctl COMMAND: what runs in this system
   stats [--json]                    what they use
   logs [-f] [-t] [-n LINES] NAME    what one has printed
   exec [-t] [-w DIR] [-e K=V] NAME PROGRAM [ARG...]
+  attach NAME                       the streams of a service that waits for it
   start NAME, stop NAME, restart NAME
   kill [-s SIGNAL] NAME
   poweroff, reboot, halt
@@ -66,21 +65,12 @@ enum Job {
         id: String,
         up: bool,
     },
-}
-
-/// A program of `exec`.
-#[derive(Debug)]
-struct Program {
-    pid: Pid,
-    /// Closed when the client's input has ended.
-    stdin: Option<OwnedFd>,
-    pending: VecDeque<u8>,
-    input_ended: bool,
-    outputs: Vec<(Kind, OwnedFd)>,
-    status: Option<OwnedFd>,
-    error: Vec<u8>,
-    terminal: bool,
-    exit: Option<u8>,
+    /// The streams of a service.
+    Attached {
+        id: String,
+        pending: VecDeque<u8>,
+        input_ended: bool,
+    },
 }
 
 impl Conversation {
@@ -105,6 +95,35 @@ impl Conversation {
 }
 
 impl Supervisor {
+    /// Returns the descriptors a conversation waits for.
+    pub(super) fn waits_of<'a>(
+        &'a self,
+        conversation: &'a Conversation,
+    ) -> Vec<(BorrowedFd<'a>, PollFlags)> {
+        let mut all = conversation.waits();
+        if let Job::Attached { id, pending, .. } = &conversation.job {
+            if conversation.session.has_room() {
+                let streams = self.streams.iter().map(|(_, stream)| stream);
+                let its = streams.filter(|s| s.held && self.journals[s.journal].id == *id);
+                all.extend(its.map(|stream| (stream.fd.as_fd(), PollFlags::IN)));
+            }
+            let stdin = self.stdin_of(id).filter(|_| !pending.is_empty());
+            all.extend(stdin.map(|fd| (fd.as_fd(), PollFlags::OUT)));
+        }
+        all
+    }
+
+    fn stdin_of(&self, id: &str) -> Option<&OwnedFd> {
+        let running = self.containers.iter().find(|c| c.bundle.id == id)?;
+        running.stdin.as_ref()
+    }
+
+    /// Returns whether somebody is attached to a service, and has not heard its end.
+    pub(super) fn has_attached(&self) -> bool {
+        let mut all = self.conversations.iter();
+        all.any(|c| matches!(c.job, Job::Attached { .. }) && !c.session.is_silent())
+    }
+
     /// Opens the socket and the virtio ports that are there.
     pub(crate) fn listen(&mut self) {
         self.listener = session::listen().inspect_err(|cause| say!("{cause}")).ok();
@@ -214,6 +233,13 @@ impl Supervisor {
                 let program = self.exec(rest, request.terminal).map_err(failure)?;
                 conversation.job = Job::Program(program);
             }
+            ["attach", name] => {
+                conversation.job = Job::Attached {
+                    id: self.service(name).map_err(failure)?.id.clone(),
+                    pending: VecDeque::new(),
+                    input_ended: false,
+                };
+            }
             ["start", name] => {
                 let service = self.service(name).map_err(failure)?;
                 let id = service.id.clone();
@@ -274,70 +300,6 @@ impl Supervisor {
                 all.join(", ")
             ))
         })
-    }
-
-    fn ps(&self, now: Instant) -> String {
-        let mut rows =
-            vec![["NAME", "STATE", "READY", "PID", "RESTARTS", "FOR"].map(str::to_owned)];
-        for service in self.services.all() {
-            let (state, pid, time) = describe(service, now);
-            rows.push([
-                service.id.clone(),
-                state,
-                if service.is_ready() { "yes" } else { "no" }.to_owned(),
-                pid.map_or_else(|| "-".to_owned(), |pid| pid.to_string()),
-                service.restarts.to_string(),
-                time.map_or_else(|| "-".to_owned(), period),
-            ]);
-        }
-        table(&rows)
-    }
-
-    fn ps_json(&self, now: Instant) -> String {
-        let services = self.services.all().iter().map(|service| {
-            let (state, pid, time) = describe(service, now);
-            json!({
-                "name": service.id,
-                "state": state,
-                "ready": service.is_ready(),
-                "pid": pid,
-                "restarts": service.restarts,
-                "seconds": time.map(|time| time.as_secs_f64()),
-            })
-        });
-        format!("{}\n", json!({"services": services.collect::<Vec<_>>()}))
-    }
-
-    fn usages(&self) -> impl Iterator<Item = (&str, cgroup::Usage)> {
-        self.containers.iter().filter_map(|container| {
-            let usage = cgroup::usage(container.cgroup.as_deref()?);
-            Some((short_name(&container.bundle.id), usage))
-        })
-    }
-
-    fn stats(&self) -> String {
-        let mut rows = vec![["NAME", "CPU", "MEMORY", "PROCESSES"].map(str::to_owned)];
-        for (name, usage) in self.usages() {
-            rows.push([
-                name.to_owned(),
-                format!("{:.2} s", usage.cpu.as_secs_f64()),
-                format!("{:.1} MB", usage.memory as f64 / 1e6),
-                usage.processes.to_string(),
-            ]);
-        }
-        table(&rows)
-    }
-
-    fn stats_json(&self) -> String {
-        let usages = self.usages().map(|(name, usage)| {
-            json!({
-                "name": name,
-                "cpuSeconds": usage.cpu.as_secs_f64(),
-                "memoryBytes": usage.memory,
-                "processes": usage.processes,
-            })
-        });
-        format!("{}\n", json!({"containers": usages.collect::<Vec<_>>()}))
     }
 
     fn logs(&self, words: &[&str]) -> Result<Job> {
@@ -432,6 +394,33 @@ impl Supervisor {
                 }
             }
             Job::Program(program) => program.advance(session),
+            Job::Attached {
+                id,
+                pending,
+                input_ended,
+            } => {
+                let running = self.containers.iter_mut().find(|c| c.bundle.id == *id);
+                if let Some(running) = running {
+                    feed(&mut running.stdin, pending, *input_ended);
+                }
+                let mut open = false;
+                for (_, stream) in &mut self.streams {
+                    if !stream.held || self.journals[stream.journal].id != *id {
+                        continue;
+                    }
+                    if session.has_room() {
+                        let journal = &mut self.journals[stream.journal];
+                        stream.pump(journal, |output, bytes| session.say(kind(output), bytes));
+                    }
+                    open |= !stream.ended;
+                }
+                if let (Some(main), false) = (&self.main, open) {
+                    if let Some(trouble) = &main.trouble {
+                        session.say(Kind::Stderr, format!("{id}: {trouble}\n").as_bytes());
+                    }
+                    session.end(main.status);
+                }
+            }
             Job::Service { id, up } => {
                 let state = self.services.find(id).map(|service| &service.state);
                 let outcome = match state {
@@ -471,6 +460,16 @@ impl Conversation {
 
     /// Takes what a client sends to its program.
     fn take(&mut self, kind: Kind, bytes: &[u8]) {
+        if let Job::Attached {
+            pending,
+            input_ended,
+            ..
+        } = &mut self.job
+            && kind == Kind::Stdin
+        {
+            *input_ended |= bytes.is_empty();
+            pending.extend(bytes);
+        }
         let Job::Program(program) = &mut self.job else {
             return;
         };
@@ -495,7 +494,12 @@ impl Conversation {
 
     /// Returns whether its program has more input than it takes.
     fn is_full(&self) -> bool {
-        matches!(&self.job, Job::Program(program) if program.pending.len() >= STDIN_BYTES_MAX)
+        let pending = match &self.job {
+            Job::Program(program) => &program.pending,
+            Job::Attached { pending, .. } => pending,
+            _ => return false,
+        };
+        pending.len() >= STDIN_BYTES_MAX
     }
 
     /// Ends a conversation whose client is gone; returns whether there is another to come.
@@ -512,93 +516,6 @@ impl Conversation {
             send(program.pid, libc::SIGHUP);
         }
         self.job = Job::None;
-    }
-}
-
-impl Program {
-    fn new(executed: Executed) -> Self {
-        let outputs = [
-            Some((Kind::Stdout, executed.stdout)),
-            executed.stderr.map(|stderr| (Kind::Stderr, stderr)),
-        ];
-        Self {
-            pid: executed.pid,
-            stdin: Some(executed.stdin),
-            pending: VecDeque::new(),
-            input_ended: false,
-            outputs: outputs.into_iter().flatten().collect(),
-            status: Some(executed.status),
-            error: Vec::new(),
-            terminal: executed.terminal,
-            exit: None,
-        }
-    }
-
-    fn waits<'a>(&'a self, has_room: bool, all: &mut Vec<(BorrowedFd<'a>, PollFlags)>) {
-        if has_room {
-            let outputs = self.outputs.iter();
-            all.extend(outputs.map(|(_, fd)| (fd.as_fd(), PollFlags::IN)));
-        }
-        all.extend(self.status.iter().map(|fd| (fd.as_fd(), PollFlags::IN)));
-        if let (Some(stdin), false) = (&self.stdin, self.pending.is_empty()) {
-            all.push((stdin.as_fd(), PollFlags::OUT));
-        }
-    }
-
-    fn advance(&mut self, session: &mut Session) {
-        self.take_status();
-        self.feed();
-        let mut buffer = [0; 16 << 10];
-        self.outputs.retain(|(kind, fd)| {
-            while session.has_room() {
-                match rustix::io::read(fd, &mut buffer) {
-                    Ok(n @ 1..) => session.say(*kind, &buffer[..n]),
-                    Err(Errno::AGAIN) => return true,
-                    Err(Errno::INTR) => {}
-                    // A terminal that nobody has open any more is an error.
-                    Ok(0) | Err(_) => return false,
-                }
-            }
-            true
-        });
-        if let (Some(exit), None, true) = (self.exit, &self.status, session.has_room()) {
-            if !self.error.is_empty() {
-                self.error.push(b'\n');
-                session.say(Kind::Stderr, &self.error);
-            }
-            session.end(exit);
-        }
-    }
-
-    fn take_status(&mut self) {
-        let Some(status) = &self.status else { return };
-        let mut buffer = [0; STATUS_BYTES_MAX];
-        match rustix::io::read(status, &mut buffer) {
-            Err(Errno::AGAIN | Errno::INTR) => {}
-            Ok(0) | Err(_) => self.status = None,
-            Ok(length) => self.error.extend_from_slice(&buffer[..length]),
-        }
-    }
-
-    fn feed(&mut self) {
-        let Some(stdin) = &self.stdin else { return };
-        while !self.pending.is_empty() {
-            let (head, _) = self.pending.as_slices();
-            match rustix::io::write(stdin, head) {
-                Ok(n) => drop(self.pending.drain(..n)),
-                Err(Errno::AGAIN) => return,
-                Err(Errno::INTR) => {}
-                // It does not want to hear more.
-                Err(_) => {
-                    self.pending.clear();
-                    self.input_ended = true;
-                }
-            }
-        }
-        // Of a terminal the other end stays open: its size and its signals go through it.
-        if self.input_ended && !self.terminal {
-            self.stdin = None;
-        }
     }
 }
 
@@ -623,115 +540,4 @@ fn not_running(name: &str) -> Error {
 fn send(pid: Pid, signal: i32) {
     // One that has just ended needs none.
     let _ = crate::sys::kill(pid, signal);
-}
-
-/// Returns what a shell makes of a wait status.
-fn exit_code(status: WaitStatus) -> u8 {
-    let code = match (status.exit_status(), status.terminating_signal()) {
-        (Some(code), _) => code,
-        (None, Some(signal)) => 128 + signal,
-        (None, None) => 255,
-    };
-    u8::try_from(code & 0xff).unwrap_or(255)
-}
-
-fn describe(service: &Service, now: Instant) -> (String, Option<i32>, Option<Duration>) {
-    match &service.state {
-        State::Waiting => {
-            let needed = service.policy.depends_on.join(", ");
-            (format!("waits for {needed}"), None, None)
-        }
-        State::Running {
-            pid,
-            since,
-            kill_at,
-            ..
-        } => {
-            let state = if kill_at.is_some() {
-                "ending"
-            } else {
-                "running"
-            };
-            let time = now.saturating_duration_since(*since);
-            (
-                state.to_owned(),
-                Some(pid.as_raw_nonzero().get()),
-                Some(time),
-            )
-        }
-        State::Resting { until } => {
-            let wait = until.saturating_duration_since(now);
-            (format!("starts again in {}", period(wait)), None, None)
-        }
-        State::Ended(how) => (how.clone(), None, None),
-    }
-}
-
-/// Returns a time as people say it.
-fn period(time: Duration) -> String {
-    match time.as_secs() {
-        0..10 => format!("{:.1} s", time.as_secs_f64()),
-        seconds @ 10..120 => format!("{seconds} s"),
-        seconds @ 120..7200 => format!("{} min", seconds / 60),
-        seconds @ 7200..172_800 => format!("{} h", seconds / 3600),
-        seconds => format!("{} d", seconds / 86_400),
-    }
-}
-
-/// Returns a point in time as RFC 3339, in UTC, and a blank.
-fn stamp(time: Duration) -> Vec<u8> {
-    let (days, seconds) = (time.as_secs() / 86_400, time.as_secs() % 86_400);
-    // Days to a date, by eras of 400 years that begin in March (Howard Hinnant, "chrono-Compatible
-    // Low-Level Date Algorithms").
-    let shifted = days + 719_468;
-    let (era, day) = (shifted / 146_097, shifted % 146_097);
-    let year = (day - day / 1460 + day / 36_524 - day / 146_096) / 365;
-    let day = day - (365 * year + year / 4 - year / 100);
-    let month = (5 * day + 2) / 153;
-    let (day, month_of_year) = (day - (153 * month + 2) / 5 + 1, (month + 2) % 12 + 1);
-    let year = era * 400 + year + u64::from(month_of_year <= 2);
-    let (hour, minute, second) = (seconds / 3600, seconds / 60 % 60, seconds % 60);
-    let millis = time.subsec_millis();
-    format!("{year:04}-{month_of_year:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{millis:03}Z ")
-        .into_bytes()
-}
-
-/// Returns rows as columns of even width.
-fn table<const N: usize>(rows: &[[String; N]]) -> String {
-    let width = |column: usize| {
-        let cells = rows.iter().map(|row| row[column].chars().count());
-        cells.max().unwrap_or(0)
-    };
-    let widths: Vec<usize> = (0..N).map(width).collect();
-    let mut out = String::new();
-    for row in rows {
-        let mut line = String::new();
-        for (cell, width) in row.iter().zip(&widths) {
-            let _ = write!(line, "{cell:<width$}  ");
-        }
-        out.push_str(line.trim_end());
-        out.push('\n');
-    }
-    out
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn dates() {
-        let at = |seconds: u64| String::from_utf8(stamp(Duration::from_secs(seconds))).unwrap();
-        assert_eq!(at(0), "1970-01-01T00:00:00.000Z ");
-        assert_eq!(at(951_782_400), "2000-02-29T00:00:00.000Z ");
-        assert_eq!(at(1_798_761_599), "2026-12-31T23:59:59.000Z ");
-    }
-
-    #[test]
-    fn columns_are_even() {
-        let rows = [["A", "LONG"], ["longer", "b"]].map(|row| row.map(str::to_owned));
-        assert_eq!(table(&rows), "A       LONG\nlonger  b\n");
-        assert_eq!(period(Duration::from_millis(1500)), "1.5 s");
-        assert_eq!(period(Duration::from_secs(7300)), "2 h");
-    }
 }

@@ -1,0 +1,233 @@
+//! `kiln run IMAGE`: any container image as a machine of its own, with the habits of `docker run`.
+//!
+//! Enters: an image and flags. Leaves: a description of a system with Debian's kernel, kiln-init
+//! and the image as the one service, for which the machine is there. Its outputs are kept below the
+//! cache by what the description says, so that the same image is not built twice.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use kiln_cache::KeyBuilder;
+use kiln_engine::build::{Description, Destination, Format, image_settings};
+use kiln_engine::system::container::ImageConfig;
+use serde_json::{Value, json};
+
+use super::{build, request};
+use crate::args::{Common, Run};
+use crate::failure::Failure;
+use crate::ui::printer::Printer;
+
+/// The service's name.
+pub(super) const SERVICE: &str = "main";
+/// Outputs that nobody has booted for so long are removed.
+const KEPT: Duration = Duration::from_secs(14 * 86_400);
+
+/// What Docker grants (moby `oci/caps/defaults.go`).
+const CAPABILITIES: [&str; 14] = [
+    "CAP_CHOWN",
+    "CAP_DAC_OVERRIDE",
+    "CAP_FSETID",
+    "CAP_FOWNER",
+    "CAP_MKNOD",
+    "CAP_NET_RAW",
+    "CAP_SETGID",
+    "CAP_SETUID",
+    "CAP_SETFCAP",
+    "CAP_SETPCAP",
+    "CAP_NET_BIND_SERVICE",
+    "CAP_SYS_CHROOT",
+    "CAP_KILL",
+    "CAP_AUDIT_WRITE",
+];
+
+/// What QEMU's machine and the service need of Debian's kernel.
+const MODULES: [&str; 5] = [
+    "virtio_pci",
+    "virtio_net",
+    "virtio_console",
+    "virtio_rng",
+    "overlay",
+];
+
+/// QEMU's user network is always this one (docs/system/devices/net): to ask by DHCP takes longer.
+const CMDLINE: &str = "console=ttyS0 quiet panic=-1 kiln.net=wait \
+                       ip=10.0.2.15::10.0.2.2:255.255.255.0::eth0:off:10.0.2.3";
+
+/// Builds the machine of an image; returns the prefix of its outputs.
+pub(super) fn build_prefix(
+    arguments: &Run,
+    image: &str,
+    architecture: &str,
+    printer: Printer,
+) -> Result<PathBuf, Failure> {
+    let common = Common {
+        name: Some(SERVICE.to_owned()),
+        dir: None,
+        cache_from: arguments.common.cache_from.clone(),
+        sources: arguments.common.sources.clone(),
+    };
+    let mut asked = request::request(&[], vec![Format::KernelInitrd], &common)?;
+    asked.docker = request::docker(arguments.docker)?;
+    let settings = build::with_progress(&asked.cache, printer, |progress, cancel| {
+        image_settings(&asked, image, progress, cancel)
+    })?;
+    let yaml = description(arguments, image, &settings, architecture)?;
+    let key = KeyBuilder::new("run", 1)
+        .field("description", &yaml)
+        .field("architecture", architecture)
+        .finish();
+    let all = std::path::absolute(&asked.cache)
+        .map_err(|error| Failure::failed("cannot find the cache", Some(&error), None))?
+        .join("run");
+    let directory = all.join(&key.to_string()[..16]);
+    make(&all, &directory)?;
+    asked.descriptions = vec![text(image, &yaml)?];
+    asked.destination = Destination::Directory {
+        directory: directory.clone(),
+        name: SERVICE.to_owned(),
+    };
+    build::build(&asked, &build::watch_signals()?, printer)?;
+    Ok(directory.join(SERVICE))
+}
+
+fn text(name: &str, yaml: &str) -> Result<Description, Failure> {
+    Description::read(name, yaml.as_bytes())
+        .map_err(|error| Failure::failed("the description", Some(&error), None))
+}
+
+/// Makes the directory of the outputs, and removes those that were not booted for long.
+fn make(all: &Path, directory: &Path) -> Result<(), Failure> {
+    let made = fs::create_dir_all(directory)
+        .and_then(|()| File::open(directory)?.set_modified(SystemTime::now()));
+    made.map_err(|error| {
+        let message = format!("cannot make {}", directory.display());
+        Failure::failed(message, Some(&error), None)
+    })?;
+    for entry in fs::read_dir(all).into_iter().flatten().flatten() {
+        let age = entry.metadata().and_then(|metadata| metadata.modified());
+        if age.is_ok_and(|time| time.elapsed().is_ok_and(|age| age > KEPT)) {
+            let _ = fs::remove_dir_all(entry.path());
+        }
+    }
+    Ok(())
+}
+
+/// Writes the description. JSON is YAML.
+fn description(
+    arguments: &Run,
+    image: &str,
+    settings: &ImageConfig,
+    architecture: &str,
+) -> Result<String, Failure> {
+    let system = json!({
+        "kernel": {
+            "debian": {"packages": [kernel_package(architecture)]},
+            "modules": MODULES,
+            "cmdline": CMDLINE,
+        },
+        "init": ["kiln"],
+        "services": [service(arguments, image, settings)?],
+        "files": [
+            {"path": "etc/hostname", "contents": hostname(image)},
+            {"path": "etc/hosts", "contents": "127.0.0.1 localhost\n::1 localhost\n", "mode": "0644"},
+        ],
+    });
+    Ok(format!("{system:#}\n"))
+}
+
+fn service(arguments: &Run, image: &str, settings: &ImageConfig) -> Result<Value, Failure> {
+    let entrypoint = match &arguments.entrypoint {
+        Some(program) => vec![program.clone()],
+        None => settings.entrypoint.clone(),
+    };
+    let rest = match (arguments.words.is_empty(), &arguments.entrypoint) {
+        (false, _) => arguments.words.clone(),
+        (true, Some(_)) => Vec::new(),
+        (true, None) => settings.cmd.clone(),
+    };
+    let command = [entrypoint, rest].concat();
+    if command.is_empty() {
+        return Err(Failure::usage(
+            format!("{image} does not say what to run"),
+            "say it: kiln run IMAGE -- PROGRAM ARGS",
+        ));
+    }
+    let mut env = settings.env.clone();
+    let has_path = env.iter().any(|variable| variable.starts_with("PATH="));
+    if !has_path {
+        env.push("PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin".to_owned());
+    }
+    for variable in &arguments.env {
+        let name = variable.split('=').next().unwrap_or_default();
+        let value = match variable.contains('=') {
+            true => variable.clone(),
+            // As Docker: the name alone hands on ours.
+            false => match std::env::var(name) {
+                Ok(value) => format!("{name}={value}"),
+                Err(_) => continue,
+            },
+        };
+        env.retain(|other| other.split('=').next() != Some(name));
+        env.push(value);
+    }
+    let mut annotations = match arguments.detach {
+        true => json!({"kiln.main": "on"}),
+        false => json!({"kiln.main": "attach", "kiln.console": "off"}),
+    };
+    let user = arguments.user.as_ref().unwrap_or(&settings.user);
+    if !user.is_empty() {
+        annotations["kiln.user"] = json!(user);
+    }
+    if !settings.stop_signal.is_empty() {
+        annotations["kiln.stop-signal"] = json!(settings.stop_signal);
+    }
+    let directory = arguments.workdir.as_ref().unwrap_or(&settings.working_dir);
+    let directory = Some(directory).filter(|directory| !directory.is_empty());
+    let shm = ["nosuid", "noexec", "nodev", "mode=1777", "size=65536k"];
+    Ok(json!({
+        "name": SERVICE,
+        "image": image,
+        "command": command,
+        "env": env,
+        "cwd": directory.map_or("/", String::as_str),
+        "capabilities": CAPABILITIES,
+        "binds": ["/run/resolvconf/resolv.conf:/etc/resolv.conf", "/etc/hosts:/etc/hosts"],
+        "mounts": [{"type": "tmpfs", "source": "shm", "destination": "/dev/shm", "options": shm}],
+        "annotations": annotations,
+    }))
+}
+
+/// Debian's smallest kernel for virtual machines.
+fn kernel_package(architecture: &str) -> String {
+    match architecture {
+        "riscv64" => "linux-image-riscv64".to_owned(),
+        other => format!("linux-image-cloud-{other}"),
+    }
+}
+
+/// Returns a host name from an image's: `registry.example/a/web:1` is `web`.
+pub(super) fn hostname(image: &str) -> String {
+    let last = image.rsplit('/').next().unwrap_or_default();
+    let name = last.split(['@', ':']).next().unwrap_or_default();
+    let plain = |c: &char| c.is_ascii_alphanumeric() || *c == '-';
+    let name: String = name.chars().filter(plain).take(63).collect();
+    match name.trim_matches('-') {
+        "" => SERVICE.to_owned(),
+        name => name.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn host_names_of_images() {
+        assert_eq!(hostname("registry.example:5000/a/web:1.2"), "web");
+        assert_eq!(hostname("nginx@sha256:00"), "nginx");
+        assert_eq!(hostname("oci:./layout"), "layout");
+        assert_eq!(hostname("a_b"), "ab");
+        assert_eq!(hostname("--"), "main");
+    }
+}

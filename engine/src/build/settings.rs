@@ -1,0 +1,60 @@
+//! What an image says about how it is run, before anything is built of it.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use super::{BuildError, Description, Request, plan, run_graph, tiers};
+use crate::event::{Event, Listener};
+use crate::lockfile::Lock;
+use crate::spec::Section;
+use crate::step::image::Manifest;
+use crate::step::root::Source;
+use crate::step::{Step, StepError};
+use crate::system::container::{ImageConfig, image_config};
+
+/// Looks an image up and returns what it says; of its layers none is fetched. `request` says where
+/// images come from, and for which architecture.
+///
+/// # Errors
+/// When there is no such image, or it cannot be reached.
+pub fn image_settings(
+    request: &Request,
+    image: &str,
+    listener: &dyn Listener,
+    cancel: &AtomicBool,
+) -> Result<ImageConfig, BuildError> {
+    // A description of it alone: what names an image there names one here.
+    let yaml = serde_json::json!({"services": [{"name": "main", "image": image}]});
+    let request = Request {
+        descriptions: vec![Description::Text {
+            name: image.to_owned(),
+            bytes: yaml.to_string().into_bytes(),
+            is_local: true,
+        }],
+        ..request.clone()
+    };
+    let planned = plan::plan_with(&request, listener, &Lock::default())?;
+    let origin = planned.plan.containers.get(&Section::Services);
+    let Some(Source::Image(image)) = origin.and_then(|all| all.first()).map(|o| &o.source) else {
+        return Ok(ImageConfig::default());
+    };
+    let name = format!("image {}", image.source.name());
+    let cache = tiers::open(&request.cache, &request.cache_from, listener)?;
+    let root: Arc<dyn Step> = Arc::new(Manifest(image.clone()));
+    let run = run_graph(&cache, listener, cancel, &root);
+    for note in planned.registry.take_notes() {
+        listener.event(&Event::Warning(note));
+    }
+    tiers::tell_troubles(&cache, listener);
+    let (result, _) = run?;
+    let read = || {
+        let digest = result
+            .output("config")
+            .ok_or_else(|| StepError::new(name.clone(), "the cache's record of it is damaged"))?;
+        let bytes = cache
+            .read(digest)
+            .map_err(StepError::in_context(name.clone()))?;
+        image_config(&bytes).map_err(StepError::in_context(name.clone()))
+    };
+    Ok(read()?)
+}

@@ -235,7 +235,7 @@ mod tests {
     use super::*;
 
     fn of(json: &str) -> Result<Vec<Setting>> {
-        settings(&serde_json::from_str(json).unwrap())
+        settings(&crate::json::parse(json.as_bytes()).unwrap())
     }
 
     fn pairs(settings: &[Setting]) -> Vec<(&str, &str)> {

@@ -9,6 +9,7 @@
 
 mod console;
 mod error;
+mod json;
 mod sys;
 
 mod cmdline;

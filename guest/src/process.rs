@@ -316,7 +316,8 @@ mod tests {
     #[test]
     fn sysctls_of_the_host_are_refused() {
         let config = |kinds: &str| -> spec::Config {
-            serde_json::from_str(&format!(r#"{{"linux":{{"namespaces":{kinds}}}}}"#)).unwrap()
+            let json = format!(r#"{{"linux":{{"namespaces":{kinds}}}}}"#);
+            crate::json::parse(json.as_bytes()).unwrap()
         };
         let net = config(r#"[{"type":"network"}]"#);
         assert!(check_sysctl(&net, "net.ipv4.ip_forward").is_ok());

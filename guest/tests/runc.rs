@@ -283,9 +283,9 @@ fn failures_name_the_member_at_fault() {
         mount.contains("mounts[4]: /x: bind source /no/such"),
         "{mount}"
     );
-    let seccomp = start(&|config| config["linux"]["seccomp"] = json!({}));
+    let refused = start(&|config| config["linux"]["intelRdt"] = json!({}));
     assert!(
-        seccomp.contains("linux.seccomp is not supported"),
-        "{seccomp}"
+        refused.contains("config.json: linux.intelRdt: not supported"),
+        "{refused}"
     );
 }

@@ -27,6 +27,7 @@ mod policy;
 mod spec;
 mod volumes;
 
+mod bpf;
 mod cgroup;
 mod container;
 mod exec;

@@ -30,10 +30,12 @@ echo '== hidden'; cat /proc/timer_list 2>&1 | head -1; ls /proc/scsi 2>&1; test 
 echo '== end'
 ";
 
-const APPLETS: &str = "cat cut echo grep head hostname id ip ls readlink rm sed sh tail test touch";
+const APPLETS: &str =
+    "cat cut echo grep head hostname id ip ls mknod readlink rm sed sh tail test touch";
 
 struct Bundle {
     directory: tempfile::TempDir,
+    cgroup2: bool,
 }
 
 impl Bundle {
@@ -57,7 +59,10 @@ impl Bundle {
         change(&mut config);
         let path = directory.path().join("config.json");
         fs::write(path, serde_json::to_vec_pretty(&config).unwrap()).unwrap();
-        Self { directory }
+        Self {
+            directory,
+            cgroup2: false,
+        }
     }
 
     fn path(&self) -> &str {
@@ -69,11 +74,16 @@ impl Bundle {
     }
 
     /// Runs a command in a mount namespace of its own, where the bundle's root is bound to itself
-    /// below a shared `/`, as in a guest.
+    /// below a shared `/`, as in a guest; with cgroup v2 where the host may have version 1.
     fn run(&self, command: &str) -> String {
         let root = format!("{}/rootfs", self.path());
-        let script =
-            format!("mount --make-rshared / && mount --bind {root} {root} && {command} 2>&1");
+        let cgroup = match self.cgroup2 {
+            true => "mount -t cgroup2 none /sys/fs/cgroup &&",
+            false => "",
+        };
+        let script = format!(
+            "{cgroup} mount --make-rshared / && mount --bind {root} {root} && {command} 2>&1"
+        );
         let output = Command::new("unshare")
             .args(["--mount", "--propagation", "private", "sh", "-c", &script])
             .stdin(Stdio::null())
@@ -141,7 +151,16 @@ fn push(list: &mut Value, item: Value) {
 }
 
 fn same(change: impl FnOnce(&mut Value)) -> String {
-    let bundle = Bundle::new(change);
+    same_of(&Bundle::new(change))
+}
+
+fn same_with_cgroup2(change: impl FnOnce(&mut Value)) -> String {
+    let mut bundle = Bundle::new(change);
+    bundle.cgroup2 = true;
+    same_of(&bundle)
+}
+
+fn same_of(bundle: &Bundle) -> String {
     let (runc, kiln) = (bundle.under_runc(), bundle.under_kiln());
     assert!(runc.contains("== end"), "runc did not run it: {runc}");
     let differences = differences(&runc, &kiln).join("\n");
@@ -246,6 +265,66 @@ fn devices_and_hidden_paths() {
         config["linux"]["maskedPaths"] = json!(["/proc/timer_list", "/proc/scsi", "/proc/absent"]);
         config["linux"]["readonlyPaths"] = json!(["/proc/sysrq-trigger", "/proc/absent"]);
     });
+}
+
+/// Opens devices for reading and for writing. Of those for local use (major numbers 60 and 61,
+/// `Documentation/admin-guide/devices.txt`) the kernel has none: no such device if it is allowed.
+const USE_DEVICES: &str = r"
+for d in null full local block; do
+  (: < /dev/$d) 2>&1 && echo $d read; (: > /dev/$d) 2>&1 && echo $d written
+done
+mknod /dev/made c 1 11 2>&1 && echo made; mknod /dev/made2 b 7 5 && echo made too
+echo '== end'
+";
+
+fn device_rules(rules: Value) -> String {
+    same_with_cgroup2(|config| {
+        config["process"]["args"] = json!(["sh", "-c", USE_DEVICES]);
+        for set in ["bounding", "permitted", "effective", "inheritable"] {
+            push(
+                &mut config["process"]["capabilities"][set],
+                json!("CAP_MKNOD"),
+            );
+        }
+        config["linux"]["devices"] = json!([
+            {"path": "/dev/local", "type": "c", "major": 60, "minor": 1},
+            {"path": "/dev/block", "type": "b", "major": 61, "minor": 1}
+        ]);
+        config["linux"]["resources"]["devices"] = rules;
+    })
+}
+
+#[test]
+fn devices_are_denied_unless_usual() {
+    for rules in [json!([]), json!([{"allow": false, "access": "rwm"}])] {
+        let seen = device_rules(rules);
+        assert!(seen.contains("null read\nnull written\n"), "{seen}");
+        assert!(!seen.contains("No such device"), "{seen}");
+        assert!(seen.contains("made\nmade too\n"), "{seen}");
+    }
+}
+
+#[test]
+fn device_rules_in_order() {
+    let local = |allow: bool, access: &str| json!({"allow": allow, "type": "c", "major": 60, "minor": 1, "access": access});
+    let denied = |seen: &str| -> String {
+        let lines = seen.lines().filter(|l| l.contains("not permitted"));
+        lines
+            .map(|l| l.trim_start_matches("sh: can't ").to_owned() + ".")
+            .collect()
+    };
+    let seen = device_rules(json!([
+        local(true, "rwm"),
+        {"allow": false, "access": "rwm"},
+        local(true, "r")
+    ]));
+    assert_eq!(
+        denied(&seen),
+        "create /dev/local: Operation not permitted.\
+         open /dev/block: Operation not permitted.create /dev/block: Operation not permitted."
+    );
+    let seen = device_rules(json!([{"allow": true, "access": "rwm"}, local(false, "w")]));
+    assert_eq!(denied(&seen), "create /dev/local: Operation not permitted.");
 }
 
 #[test]

@@ -309,9 +309,7 @@ fn become_container(
     let env = process::environment(&process.env, process.user.uid)?;
     rustix::process::chdir(process.cwd.as_str())
         .context(|| format!("process.cwd {}", process.cwd))?;
-    process::become_user(process)?;
-    rustix::process::umask(Mode::from_raw_mode(process.user.umask.unwrap_or(0o022)));
-    let program = process::find_program(&process.args[0], &env)?;
+    let program = process::confine(config, &process.args[0], &env)?;
     // Linux 5.11; before, ours are close-on-exec anyway.
     let _ = sys::close_others_on_exec();
     sys::reset_signals();

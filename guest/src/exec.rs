@@ -181,11 +181,7 @@ fn become_program(
     let env = process::environment(&environment, config.process.user.uid)?;
     let cwd = wanted.cwd.as_deref().unwrap_or(&config.process.cwd);
     rustix::process::chdir(cwd).context(|| format!("working directory {cwd}"))?;
-    process::become_user(&config.process)?;
-    rustix::process::umask(Mode::from_raw_mode(
-        config.process.user.umask.unwrap_or(0o022),
-    ));
-    let program = process::find_program(&wanted.args[0], &env)?;
+    let program = process::confine(config, &wanted.args[0], &env)?;
     let _ = sys::close_others_on_exec();
     sys::reset_signals();
     Err(sys::exec(&program, &args, &env)).context(|| format!("exec {}", program.to_string_lossy()))

@@ -34,6 +34,7 @@ mod exec;
 mod process;
 mod ready;
 mod rootfs;
+mod seccomp;
 
 mod dhcp;
 mod netlink;

@@ -15,6 +15,7 @@ use rustix::process::{Resource, Rlimit};
 use rustix::thread::{CapabilitySet, CapabilitySets};
 
 use crate::error::{Context, Error, Result};
+use crate::seccomp;
 use crate::spec::{self, Process, User};
 
 /// Capability names by number (`include/uapi/linux/capability.h`).
@@ -123,8 +124,28 @@ fn resource(name: &str) -> Result<Resource> {
     })
 }
 
-/// Becomes the container's user with its capabilities and nothing more.
-pub(crate) fn become_user(process: &Process) -> Result<()> {
+/// Becomes the container's user, who may do what `config` says and nothing more; returns the path
+/// of the program, looked for with that user's rights.
+///
+/// A filter of system calls needs either CAP_SYS_ADMIN or `noNewPrivileges`: with the latter it
+/// comes last, so that it need not allow what we still have to do; as in runc
+/// (`standard_init_linux.go`).
+pub(crate) fn confine(config: &spec::Config, name: &str, env: &[CString]) -> Result<CString> {
+    let process = &config.process;
+    let umask = process.user.umask.unwrap_or(0o022);
+    rustix::process::umask(rustix::fs::Mode::from_raw_mode(umask));
+    let filter = |late: bool| match &config.linux.seccomp {
+        Some(seccomp) if process.no_new_privileges == late => seccomp::confine(seccomp),
+        _ => Ok(()),
+    };
+    filter(false)?;
+    become_user(process)?;
+    let program = find_program(name, env)?;
+    filter(true)?;
+    Ok(program)
+}
+
+fn become_user(process: &Process) -> Result<()> {
     use rustix::thread as t;
     if process.no_new_privileges {
         t::set_no_new_privs(true).context(|| "process.noNewPrivileges")?;

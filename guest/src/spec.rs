@@ -149,9 +149,11 @@ record! {
         masked_paths: Vec<String> = "maskedPaths",
         /// Paths made read-only.
         readonly_paths: Vec<String> = "readonlyPaths",
+        /// System calls it may make.
+        seccomp: Option<Seccomp> = "seccomp",
     }
     refused
-        "uidMappings" "gidMappings" "seccomp" "mountLabel" "intelRdt" "personality" "timeOffsets"
+        "uidMappings" "gidMappings" "mountLabel" "intelRdt" "personality" "timeOffsets"
 }
 
 record! {
@@ -206,6 +208,53 @@ record! {
         /// Group.
         gid: u32 = "gid",
     }
+}
+
+record! {
+    /// `linux.seccomp`; see [`seccomp`](crate::seccomp).
+    Seccomp {
+        /// What becomes of calls that no rule is about.
+        default_action: String = "defaultAction",
+        /// Error number for it; EPERM if absent.
+        default_errno_ret: Option<u32> = "defaultErrnoRet",
+        /// `SCMP_ARCH_X86_64` …
+        architectures: Vec<String> = "architectures",
+        /// `SECCOMP_FILTER_FLAG_LOG` …
+        flags: Vec<String> = "flags",
+        /// Rules.
+        syscalls: Vec<SyscallRule> = "syscalls",
+    }
+    refused "listenerPath"
+}
+
+record! {
+    /// One of `linux.seccomp.syscalls`.
+    SyscallRule {
+        /// The calls it is about.
+        names: Vec<String> = "names",
+        /// `SCMP_ACT_ALLOW` …
+        action: String = "action",
+        /// Error number, or message to a tracer; EPERM if absent.
+        errno_ret: Option<u32> = "errnoRet",
+        /// What the arguments have to be for the rule to hold.
+        args: Vec<SyscallArg> = "args",
+    }
+    required "names" "action"
+}
+
+record! {
+    /// One of `args`.
+    SyscallArg {
+        /// Which argument, from 0.
+        index: u32 = "index",
+        /// Compared with it; the mask of `SCMP_CMP_MASKED_EQ`.
+        value: u64 = "value",
+        /// What is left behind that mask.
+        value_two: u64 = "valueTwo",
+        /// `SCMP_CMP_EQ` …
+        op: String = "op",
+    }
+    required "index" "value" "op"
 }
 
 record! {

@@ -30,8 +30,7 @@ echo '== hidden'; cat /proc/timer_list 2>&1 | head -1; ls /proc/scsi 2>&1; test 
 echo '== end'
 ";
 
-const APPLETS: &str =
-    "cat cut echo grep head hostname id ip ls mknod readlink rm sed sh tail test touch";
+const APPLETS: &str = "cat chmod cut echo grep head hostname id ip ls mkdir mknod readlink rm sed sh sync tail test touch";
 
 struct Bundle {
     directory: tempfile::TempDir,
@@ -270,6 +269,7 @@ fn devices_and_hidden_paths() {
 /// Opens devices for reading and for writing. Of those for local use (major numbers 60 and 61,
 /// `Documentation/admin-guide/devices.txt`) the kernel has none: no such device if it is allowed.
 const USE_DEVICES: &str = r"
+exec 2>&1
 for d in null full local block; do
   (: < /dev/$d) 2>&1 && echo $d read; (: > /dev/$d) 2>&1 && echo $d written
 done
@@ -325,6 +325,71 @@ fn device_rules_in_order() {
     );
     let seen = device_rules(json!([{"allow": true, "access": "rwm"}, local(false, "w")]));
     assert_eq!(denied(&seen), "create /dev/local: Operation not permitted.");
+}
+
+/// Makes system calls that a filter may forbid.
+const USE_CALLS: &str = r"
+exec 2>&1
+grep -E '^(Cap|NoNewPrivs|Seccomp:)' /proc/self/status
+mkdir /made 2>&1 && echo mkdir
+chmod 755 /tmp 2>&1 && echo chmod 755; chmod 750 /tmp 2>&1 && echo chmod 750
+sync; echo sync $?
+echo '== end'
+";
+
+fn seccomp(no_new_privileges: bool, filter: Value) -> String {
+    same(|config| {
+        config["process"]["args"] = json!(["sh", "-c", USE_CALLS]);
+        config["process"]["noNewPrivileges"] = json!(no_new_privileges);
+        config["linux"]["seccomp"] = filter;
+    })
+}
+
+#[test]
+fn system_calls_that_are_forbidden() {
+    let filter = json!({"defaultAction": "SCMP_ACT_ALLOW",
+    "architectures": ["SCMP_ARCH_X86_64", "SCMP_ARCH_AARCH64"],
+    "syscalls": [
+        {"names": ["mkdir", "mkdirat", "no_such_call"], "action": "SCMP_ACT_ERRNO",
+         "errnoRet": 28},
+        {"names": ["chmod"], "action": "SCMP_ACT_ERRNO",
+         "args": [{"index": 1, "value": 0o755, "op": "SCMP_CMP_EQ"}]},
+        {"names": ["fchmodat"], "action": "SCMP_ACT_ERRNO",
+         "args": [{"index": 2, "value": 0o755, "op": "SCMP_CMP_EQ"}]},
+        {"names": ["sync"], "action": "SCMP_ACT_KILL"}
+    ]});
+    for no_new_privileges in [false, true] {
+        let seen = seccomp(no_new_privileges, filter.clone());
+        assert!(seen.contains("Seccomp:\t2"), "{seen}");
+        assert!(seen.contains("/made': No space left on device"), "{seen}");
+        assert!(
+            seen.contains("/tmp: Operation not permitted\nchmod 750\n"),
+            "{seen}"
+        );
+        assert!(seen.contains("sync 159\n"), "{seen}");
+    }
+}
+
+#[test]
+fn system_calls_that_are_allowed() {
+    let all = match cfg!(target_arch = "x86_64") {
+        true => include_str!("../src/syscalls/x86_64"),
+        false => include_str!("../src/syscalls/aarch64"),
+    };
+    // Without mkdir, and without everything newer than version 5.0 of the kernel.
+    let old = all.split_once("pidfd_send_signal").unwrap().0;
+    let names: Vec<&str> = old.split_ascii_whitespace().collect();
+    let names: Vec<&str> = names
+        .into_iter()
+        .filter(|name| !name.starts_with("mkdir"))
+        .collect();
+    let seen = seccomp(
+        true,
+        json!({"defaultAction": "SCMP_ACT_ERRNO", "defaultErrnoRet": 13,
+        "syscalls": [{"names": names, "action": "SCMP_ACT_ALLOW"}]}),
+    );
+    assert!(seen.contains("/made': Permission denied"), "{seen}");
+    assert!(seen.contains("chmod 755\nchmod 750\nsync 0\n"), "{seen}");
 }
 
 #[test]

@@ -149,11 +149,14 @@ record! {
         masked_paths: Vec<String> = "maskedPaths",
         /// Paths made read-only.
         readonly_paths: Vec<String> = "readonlyPaths",
+        /// Users of a new user namespace.
+        uid_mappings: Vec<IdMapping> = "uidMappings",
+        /// Its groups.
+        gid_mappings: Vec<IdMapping> = "gidMappings",
         /// System calls it may make.
         seccomp: Option<Seccomp> = "seccomp",
     }
-    refused
-        "uidMappings" "gidMappings" "mountLabel" "intelRdt" "personality" "timeOffsets"
+    refused "mountLabel" "intelRdt" "personality" "timeOffsets"
 }
 
 record! {
@@ -182,7 +185,7 @@ pub(crate) enum NamespaceKind {
     Ipc,
     /// Host name.
     Uts,
-    /// User ids; refused.
+    /// User ids.
     User,
     /// Control group root.
     Cgroup,
@@ -208,6 +211,20 @@ record! {
         /// Group.
         gid: u32 = "gid",
     }
+}
+
+record! {
+    /// One of `uidMappings` and `gidMappings`: a range of ids.
+    #[derive(Clone, PartialEq, Eq)]
+    IdMapping {
+        /// The first one inside.
+        container_id: u32 = "containerID",
+        /// The first one outside.
+        host_id: u32 = "hostID",
+        /// How many there are.
+        size: u32 = "size",
+    }
+    required "containerID" "hostID" "size"
 }
 
 record! {
@@ -429,7 +446,6 @@ impl Config {
         };
         let refused = [
             ("process.terminal", process.terminal),
-            ("linux.namespaces: user", has(NamespaceKind::User)),
             ("linux.namespaces: time", has(NamespaceKind::Time)),
             (
                 "linux.namespaces: path of a mount namespace",
@@ -439,6 +455,7 @@ impl Config {
         if let Some((member, _)) = refused.iter().find(|(_, present)| *present) {
             return Err(Error::new(format!("config.json: {member}: not supported")));
         }
+        let mapped = [&linux.uid_mappings, &linux.gid_mappings];
         let missing = [
             ("root.path is empty", self.root.path.is_empty()),
             ("process.args is empty", process.args.is_empty()),
@@ -446,6 +463,14 @@ impl Config {
             (
                 "linux.namespaces has no mount namespace",
                 !has(NamespaceKind::Mount),
+            ),
+            (
+                "linux.uidMappings and linux.gidMappings: a new user namespace needs both",
+                self.is_new(NamespaceKind::User) && mapped.iter().any(|m| m.is_empty()),
+            ),
+            (
+                "linux.uidMappings without a user namespace",
+                !has(NamespaceKind::User) && mapped.iter().any(|m| !m.is_empty()),
             ),
             (
                 "hostname without a uts namespace",
@@ -506,7 +531,7 @@ mod tests {
                 r#""intelRdt":{}"#,
                 "linux.intelRdt: not supported",
             ),
-            (r#""type":"pid""#, r#""type":"user""#, "user"),
+            (r#""type":"pid""#, r#""type":"user""#, "gidMappings"),
             (
                 r#""ociVersion":"1.2.1""#,
                 r#""hooks":{}"#,

@@ -35,14 +35,16 @@ pub(crate) enum Fork {
     Child,
 }
 
-/// Forks with the `CLONE_NEW*` flags given (clone3(2), Linux 5.3).
+/// Forks with the `CLONE_NEW*` flags given (clone3(2), Linux 5.3). With `CLONE_PARENT` the child is
+/// our parent's, and announces its end as we would.
 pub(crate) fn fork(flags: u64) -> io::Result<Fork> {
+    let is_sibling = flags & libc::CLONE_PARENT as u64 != 0;
     let arguments = libc::clone_args {
         flags,
         pidfd: 0,
         child_tid: 0,
         parent_tid: 0,
-        exit_signal: libc::SIGCHLD as u64,
+        exit_signal: if is_sibling { 0 } else { libc::SIGCHLD as u64 },
         stack: 0,
         stack_size: 0,
         tls: 0,

@@ -392,6 +392,93 @@ fn system_calls_that_are_allowed() {
     assert!(seen.contains("chmod 755\nchmod 750\nsync 0\n"), "{seen}");
 }
 
+/// Gives a bundle's root to the user that is root in the namespace of [`user_namespace`].
+fn owned_by_mapped_root(bundle: &Bundle) {
+    let root = format!("{}/rootfs", bundle.path());
+    let owned = Command::new("chown")
+        .args(["-R", "100000:100000", &root])
+        .status();
+    assert!(owned.unwrap().success());
+}
+
+fn user_namespace(config: &mut Value) {
+    for kind in ["user", "network", "ipc", "uts"] {
+        push(&mut config["linux"]["namespaces"], json!({"type": kind}));
+    }
+    let mappings = json!([{"containerID": 0, "hostID": 100_000, "size": 65536}]);
+    config["linux"]["uidMappings"] = mappings.clone();
+    config["linux"]["gidMappings"] = mappings;
+}
+
+#[test]
+fn a_user_namespace() {
+    for user in [json!({"uid": 0, "gid": 0}), json!({"uid": 100, "gid": 101})] {
+        let bundle = Bundle::new(|config| {
+            user_namespace(config);
+            let process = &mut config["process"];
+            let look = format!("cat /proc/self/uid_map /proc/self/gid_map\n{LOOK}");
+            process["args"] = json!(["sh", "-c", look]);
+            process["user"] = user;
+            process["oomScoreAdj"] = json!(100);
+            process["rlimits"] = json!([{"type": "RLIMIT_CORE", "soft": 0, "hard": u64::MAX}]);
+            let source = json!({"destination": "/bound", "type": "bind", "source": "source",
+                "options": ["bind", "ro"]});
+            push(&mut config["mounts"], source);
+            config["linux"]["readonlyPaths"] = json!(["/proc/sysrq-trigger"]);
+            config["linux"]["maskedPaths"] = json!(["/proc/timer_list", "/proc/scsi"]);
+        });
+        owned_by_mapped_root(&bundle);
+        let seen = same_of(&bundle);
+        assert!(seen.contains(" 0     100000      65536\n"), "{seen}");
+    }
+}
+
+#[test]
+fn joined_namespaces() {
+    let mut holder = Command::new("unshare")
+        .args(["--user", "--uts", "--net", "--ipc", "--pid", "--kill-child"])
+        .args(["sleep", "60"])
+        .spawn()
+        .unwrap();
+    let of_holder = |file: &str| format!("/proc/{}/{file}", holder.id());
+    let own = fs::read_link("/proc/self/ns/user").unwrap();
+    let is_ready = || {
+        fs::read_link(of_holder("ns/user")).unwrap() != own
+            && fs::read_link(of_holder("ns/pid_for_children")).is_ok()
+    };
+    while !is_ready() {
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+    for map in ["uid_map", "gid_map"] {
+        fs::write(of_holder(map), "0 100000 65536").unwrap();
+    }
+    let bundle = Bundle::new(|config| {
+        let path = |kind: &str| format!("/proc/{}/ns/{kind}", holder.id());
+        config["linux"]["namespaces"] = json!([
+            {"type": "mount"}, {"type": "user", "path": path("user")},
+            {"type": "network", "path": path("net")}, {"type": "uts", "path": path("uts")},
+            {"type": "ipc", "path": path("ipc")},
+            {"type": "pid", "path": path("pid_for_children")}
+        ]);
+        let look = "for ns in user net uts ipc pid; do readlink /proc/self/ns/$ns; done; id -u
+            cat /proc/self/uid_map; echo '== end'";
+        config["process"]["args"] = json!(["sh", "-c", look]);
+    });
+    owned_by_mapped_root(&bundle);
+    let seen = bundle.under_kiln();
+    let joined = |kind: &str, file: &str| {
+        let link = fs::read_link(format!("/proc/{}/ns/{file}", holder.id())).unwrap();
+        assert!(seen.contains(link.to_str().unwrap()), "{kind}: {seen}");
+    };
+    for kind in ["user", "net", "uts", "ipc"] {
+        joined(kind, kind);
+    }
+    joined("pid", "pid_for_children");
+    assert!(seen.contains("\n0\n"), "{seen}");
+    holder.kill().unwrap();
+    holder.wait().unwrap();
+}
+
 #[test]
 fn shared_root() {
     same(|config| config["linux"]["rootfsPropagation"] = json!("shared"));

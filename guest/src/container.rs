@@ -27,7 +27,7 @@ use crate::namespaces::Joins;
 use crate::policy::Ready;
 use crate::ready::Notify;
 use crate::spec::NamespaceKind;
-use crate::{cgroup, namespaces, netlink, process, rootfs, say, sys};
+use crate::{cgroup, hooks, namespaces, netlink, process, rootfs, say, sys};
 
 /// Longest error text taken from a child.
 pub(crate) const STATUS_BYTES_MAX: usize = 4096;
@@ -55,6 +55,8 @@ pub(crate) struct Started {
 
 /// The child's ends of the pipes.
 struct Ends {
+    /// To the companion that runs hooks outside.
+    hooks: Option<hooks::Line>,
     stdout: PipeWriter,
     stderr: PipeWriter,
     status: PipeWriter,
@@ -90,7 +92,9 @@ fn start_in(bundle: &mut Bundle, cgroup: Option<PathBuf>) -> Result<Started> {
     let make = || pipe().context(|| "pipe");
     let ((stdout, child_stdout), (stderr, child_stderr)) = (make()?, make()?);
     let ((status, child_status), (child_gate, gate)) = (make()?, make()?);
+    let (hooks, line) = hooks::line(bundle)?.unzip();
     let ends = Ends {
+        hooks,
         stdout: child_stdout,
         stderr: child_stderr,
         status: child_status,
@@ -100,14 +104,18 @@ fn start_in(bundle: &mut Bundle, cgroup: Option<PathBuf>) -> Result<Started> {
     let pid = match joins.fork(&bundle.config)? {
         sys::Fork::Child => {
             // Our copies of the parent's ends would keep it from seeing the end of ours.
-            drop((stdout, stderr, status, gate));
+            drop((stdout, stderr, status, gate, line));
             child(bundle, ends)
         }
         sys::Fork::Parent(pid) => pid,
     };
     drop(ends);
-    let done = outside_work(bundle, pid, cgroup.as_deref())
-        .and_then(|()| notifies.then(|| Notify::open(&bundle.id, pid)).transpose());
+    let done = outside_work(bundle, pid, cgroup.as_deref()).and_then(|()| {
+        if let Some(line) = &line {
+            hooks::accompany(bundle, pid, line)?;
+        }
+        notifies.then(|| Notify::open(&bundle.id, pid)).transpose()
+    });
     let notify = done.inspect_err(|_| {
         let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
     })?;
@@ -171,7 +179,10 @@ fn child(bundle: &Bundle, ends: Ends) -> ! {
         Ok(status) => status,
         Err(_) => sys::exit_now(127),
     };
+    let line = ends.hooks.as_ref().map(|line| line.try_clone());
+    let line = line.and_then(std::io::Result::ok);
     let Err(cause) = become_container(bundle, ends);
+    hooks::start_failed(line.as_ref());
     let text = cause.to_string();
     let _ = status.write_all(&text.as_bytes()[..text.len().min(STATUS_BYTES_MAX)]);
     sys::exit_now(127)
@@ -193,7 +204,9 @@ fn become_container(bundle: &Bundle, ends: Ends) -> Result<std::convert::Infalli
     if config.is_new(NamespaceKind::Network) {
         netlink::loopback_up().context(|| "loopback interface")?;
     }
-    rootfs::enter(bundle)?;
+    let root = rootfs::mount(bundle)?;
+    hooks::root_is_mounted(bundle, ends.hooks.as_ref())?;
+    rootfs::enter(bundle, &root)?;
     if !config.hostname.is_empty() {
         rustix::system::sethostname(config.hostname.as_bytes()).context(|| "hostname")?;
     }
@@ -207,7 +220,9 @@ fn become_container(bundle: &Bundle, ends: Ends) -> Result<std::convert::Infalli
     let env = process::environment(&process.env, process.user.uid)?;
     rustix::process::chdir(process.cwd.as_str())
         .context(|| format!("process.cwd {}", process.cwd))?;
-    let program = process::confine(config, &process.args[0], &env)?;
+    let program = process::confine(config, &process.args[0], &env, || {
+        hooks::program_starts(bundle)
+    })?;
     // Linux 5.11; before, ours are close-on-exec anyway.
     let _ = sys::close_others_on_exec();
     sys::reset_signals();

@@ -190,7 +190,7 @@ fn become_program(
     let env = process::environment(&environment, config.process.user.uid)?;
     let cwd = wanted.cwd.as_deref().unwrap_or(&config.process.cwd);
     rustix::process::chdir(cwd).context(|| format!("working directory {cwd}"))?;
-    let program = process::confine(config, &wanted.args[0], &env)?;
+    let program = process::confine(config, &wanted.args[0], &env, || Ok(()))?;
     let _ = sys::close_others_on_exec();
     sys::reset_signals();
     Err(sys::exec(&program, &args, &env)).context(|| format!("exec {}", program.to_string_lossy()))

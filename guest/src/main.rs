@@ -31,6 +31,7 @@ mod bpf;
 mod cgroup;
 mod container;
 mod exec;
+mod hooks;
 mod namespaces;
 mod process;
 mod ready;

@@ -126,13 +126,18 @@ fn resource(name: &str) -> Result<Resource> {
     })
 }
 
-/// Becomes the container's user, who may do what `config` says and nothing more; returns the path
-/// of the program, looked for with that user's rights.
+/// Becomes the container's user, who may do what `config` says and nothing more, and then does
+/// what is left `to_do`; returns the path of the program, looked for with that user's rights.
 ///
 /// A filter of system calls needs either CAP_SYS_ADMIN or `noNewPrivileges`: with the latter it
 /// comes last, so that it need not allow what we still have to do; as in runc
 /// (`standard_init_linux.go`).
-pub(crate) fn confine(config: &spec::Config, name: &str, env: &[CString]) -> Result<CString> {
+pub(crate) fn confine(
+    config: &spec::Config,
+    name: &str,
+    env: &[CString],
+    to_do: impl FnOnce() -> Result<()>,
+) -> Result<CString> {
     let process = &config.process;
     let umask = process.user.umask.unwrap_or(0o022);
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(umask));
@@ -143,6 +148,7 @@ pub(crate) fn confine(config: &spec::Config, name: &str, env: &[CString]) -> Res
     filter(false)?;
     become_user(process)?;
     let program = find_program(name, env)?;
+    to_do()?;
     filter(true)?;
     Ok(program)
 }

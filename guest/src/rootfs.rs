@@ -112,8 +112,8 @@ pub(crate) fn fd_path(fd: &OwnedFd) -> PathBuf {
     PathBuf::from(format!("/proc/self/fd/{}", fd.as_raw_fd()))
 }
 
-/// Makes the bundle's root our `/`, with everything `config.json` mounts on it.
-pub(crate) fn enter(bundle: &Bundle) -> Result<()> {
+/// Mounts everything of `config.json` on the bundle's root.
+pub(crate) fn mount(bundle: &Bundle) -> Result<Inside> {
     let config = &bundle.config;
     let root = bundle.rootfs();
     let propagation = options::root_propagation(&config.linux.rootfs_propagation)?;
@@ -131,7 +131,13 @@ pub(crate) fn enter(bundle: &Bundle) -> Result<()> {
         let binds = config.namespace(NamespaceKind::User).is_some();
         devices(&inside, &config.linux.devices, binds)?;
     }
-    pivot(&inside)?;
+    Ok(inside)
+}
+
+/// Makes that root our `/`.
+pub(crate) fn enter(bundle: &Bundle, inside: &Inside) -> Result<()> {
+    let config = &bundle.config;
+    pivot(inside)?;
     reopen_null()?;
     make_cwd(&config.process.cwd)?;
     make_readonly(config)

@@ -32,8 +32,42 @@ record! {
         annotations: BTreeMap<String, String> = "annotations",
         /// Linux parts.
         linux: Linux = "linux",
+        /// Programs to run on the way.
+        hooks: Hooks = "hooks",
     }
-    refused "hooks"
+}
+
+record! {
+    /// `hooks`; see [`hooks`](crate::hooks).
+    Hooks {
+        /// Outside, before the program may start.
+        prestart: Vec<Hook> = "prestart",
+        /// The same.
+        create_runtime: Vec<Hook> = "createRuntime",
+        /// In the container's namespaces, its root not entered yet.
+        create_container: Vec<Hook> = "createContainer",
+        /// In the container.
+        start_container: Vec<Hook> = "startContainer",
+        /// Outside, once the program runs.
+        poststart: Vec<Hook> = "poststart",
+        /// Outside, once it has ended.
+        poststop: Vec<Hook> = "poststop",
+    }
+}
+
+record! {
+    /// One program.
+    Hook {
+        /// Absolute path.
+        path: String = "path",
+        /// All arguments, its name included; empty for its path alone.
+        args: Vec<String> = "args",
+        /// All of its environment.
+        env: Vec<String> = "env",
+        /// Seconds after which it is killed.
+        timeout: Option<u32> = "timeout",
+    }
+    required "path"
 }
 
 record! {
@@ -455,11 +489,26 @@ impl Config {
         if let Some((member, _)) = refused.iter().find(|(_, present)| *present) {
             return Err(Error::new(format!("config.json: {member}: not supported")));
         }
+        let hooks = &self.hooks;
+        let mut hooks = [
+            &hooks.prestart,
+            &hooks.create_runtime,
+            &hooks.create_container,
+            &hooks.start_container,
+            &hooks.poststart,
+            &hooks.poststop,
+        ]
+        .into_iter()
+        .flatten();
         let mapped = [&linux.uid_mappings, &linux.gid_mappings];
         let missing = [
             ("root.path is empty", self.root.path.is_empty()),
             ("process.args is empty", process.args.is_empty()),
             ("process.cwd is not absolute", !process.cwd.starts_with('/')),
+            (
+                "hooks: path is not absolute",
+                hooks.any(|hook| !hook.path.starts_with('/')),
+            ),
             (
                 "linux.namespaces has no mount namespace",
                 !has(NamespaceKind::Mount),

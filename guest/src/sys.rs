@@ -5,7 +5,7 @@
 
 use std::ffi::CString;
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Set in a child between fork and exec: there, a panic must not power the machine off.
@@ -111,6 +111,21 @@ pub(crate) fn close_others_on_exec() -> io::Result<()> {
     match done {
         0 => Ok(()),
         _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// Closes every descriptor from 3 on but those given, in a process that ends with [`exit_now`].
+pub(crate) fn close_all_but(keep: &[RawFd]) {
+    let mut keep: Vec<u32> = keep.iter().filter_map(|fd| (*fd).try_into().ok()).collect();
+    keep.sort_unstable();
+    let mut first = 3;
+    for last in keep.into_iter().chain([u32::MAX]) {
+        if first < last {
+            // SAFETY: values that own one of these are never dropped nor used again, since the
+            // process ends without running destructors.
+            unsafe { libc::syscall(libc::SYS_close_range, first, last - 1, 0) };
+        }
+        first = first.max(last.saturating_add(1));
     }
 }
 

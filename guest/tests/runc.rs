@@ -34,6 +34,7 @@ const APPLETS: &str = "cat chmod cut echo grep head hostname id ip ls mkdir mkno
 
 struct Bundle {
     directory: tempfile::TempDir,
+    config: Value,
     cgroup2: bool,
 }
 
@@ -54,14 +55,19 @@ impl Bundle {
         }
         let passwd = "root:x:0:0::/root:/bin/sh\nweb:x:100:101::/srv/web:/bin/sh\n";
         fs::write(root.join("etc/passwd"), passwd).unwrap();
-        let mut config = base();
-        change(&mut config);
-        let path = directory.path().join("config.json");
-        fs::write(path, serde_json::to_vec_pretty(&config).unwrap()).unwrap();
-        Self {
+        let mut bundle = Self {
             directory,
             cgroup2: false,
-        }
+            config: base(),
+        };
+        bundle.change(change);
+        bundle
+    }
+
+    fn change(&mut self, change: impl FnOnce(&mut Value)) {
+        change(&mut self.config);
+        let path = self.directory.path().join("config.json");
+        fs::write(path, serde_json::to_vec_pretty(&self.config).unwrap()).unwrap();
     }
 
     fn path(&self) -> &str {
@@ -477,6 +483,121 @@ fn joined_namespaces() {
     assert!(seen.contains("\n0\n"), "{seen}");
     holder.kill().unwrap();
     holder.wait().unwrap();
+}
+
+/// A bundle that runs a script at each point; it appends to `hooks.log` in the root.
+fn bundle_with_hooks() -> Bundle {
+    let script = "#!/bin/sh\nstate=$(/bin/busybox cat)\nexec >> $LOG\necho $1 $0 $EMPTY
+        echo $state | /bin/busybox grep -Eo '\"(status|note)\":\"[a-z]*\"' | /bin/busybox sort
+        test -e /bound && echo in the container; :\n";
+    let mut bundle = Bundle::new(|config| {
+        config["annotations"] = json!({"note": "told"});
+        config["process"]["args"] = json!(["sh", "-c", "echo program >> /hooks.log; echo == end"]);
+    });
+    let inside = format!("{}/rootfs/bin/hook", bundle.path());
+    fs::write(&inside, script).unwrap();
+    let open = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    fs::set_permissions(&inside, open).unwrap();
+    let log = format!("LOG={}/rootfs/hooks.log", bundle.path());
+    bundle.change(|config| {
+        for point in [
+            "prestart",
+            "createRuntime",
+            "createContainer",
+            "poststart",
+            "poststop",
+        ] {
+            config["hooks"][point] = json!([
+                {"path": "/bin/sh", "args": ["sh", &inside, point], "env": [log], "timeout": 5},
+                {"path": &inside, "args": ["hook", "second"], "env": [log, "EMPTY="]}
+            ]);
+        }
+        config["hooks"]["startContainer"] =
+            json!([{"path": "/bin/hook", "args": ["hook", "in"], "env": ["LOG=/hooks.log"]}]);
+    });
+    bundle
+}
+
+#[test]
+fn hooks() {
+    let bundle = bundle_with_hooks();
+    let path = format!("{}/rootfs/hooks.log", bundle.path());
+    let seen = bundle.under_runc();
+    let expected = fs::read_to_string(&path).unwrap_or_else(|_| panic!("{seen}"));
+    fs::remove_file(&path).unwrap();
+    let seen = bundle.under_kiln();
+    // The last ones are not waited for.
+    let read = || fs::read_to_string(&path).unwrap_or_else(|_| panic!("{seen}"));
+    for _ in 0..500 {
+        if read().len() >= expected.len() {
+            break;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
+    // Each hook's lines together. runc runs poststart before the program, when the state still is
+    // "created"; ours once it runs, beside it, as the specification has it.
+    let blocks = |log: &str| -> Vec<String> {
+        let log = log.replace("program\n", "");
+        let starts = [
+            "prestart",
+            "second",
+            "create",
+            "in /",
+            "poststart",
+            "poststop",
+        ];
+        let mut blocks: Vec<String> = Vec::new();
+        for line in log.lines() {
+            match starts.iter().any(|start| line.starts_with(start)) {
+                true => blocks.push(format!("{line} ")),
+                false => blocks.last_mut().unwrap().push_str(line),
+            }
+        }
+        let is_late = |block: &String| block.starts_with("poststart");
+        let at = blocks.iter().position(is_late).unwrap();
+        let late: Vec<String> = blocks.drain(at..at + 2).collect();
+        blocks.extend(late.iter().map(|block| block.replace("created", "running")));
+        blocks
+    };
+    assert_eq!(blocks(&read()), blocks(&expected), "{seen}");
+    assert!(read().contains("program\n"), "{seen}");
+    assert!(
+        expected.contains("in /bin/hook\n\"note\":\"told\"\n"),
+        "{expected}"
+    );
+    assert!(expected.contains("in the container\n"), "{expected}");
+}
+
+#[test]
+fn hooks_that_fail() {
+    let start = |point: &str, hook: Value| {
+        let bundle = Bundle::new(|config| {
+            config["hooks"][point] = json!([hook]);
+            config["process"]["args"] = json!(["echo", "started"]);
+        });
+        bundle.under_kiln()
+    };
+    let shell =
+        |script: &str| json!({"path": "/bin/sh", "args": ["sh", "-c", script], "timeout": 1});
+    for point in ["prestart", "createRuntime", "createContainer"] {
+        let seen = start(point, shell("echo no such luck; exit 3"));
+        let expected =
+            format!("not started: hooks.{point}[0]: /bin/sh: exited with status 3: no such luck");
+        assert!(seen.contains(&expected), "{seen}");
+        assert!(!seen.contains("started\n"), "{seen}");
+    }
+    let seen = start("createRuntime", shell("sleep 60"));
+    assert!(seen.contains("/bin/sh: killed after 1 s"), "{seen}");
+    let seen = start("startContainer", json!({"path": "/no/such"}));
+    assert!(
+        seen.contains(
+            "hooks.startContainer[0]: /no/such: exited with status 127: exec: No such file"
+        ),
+        "{seen}"
+    );
+    // These come too late to stop anything.
+    let seen = start("poststop", json!({"path": "/no/such"}));
+    assert!(seen.contains("started\n"), "{seen}");
 }
 
 #[test]

@@ -7,6 +7,7 @@ use std::fs;
 use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
 
+use crate::bpf;
 use crate::error::{Context, Error, Result};
 use crate::spec::{Config, Cpu, Memory, Resources};
 
@@ -16,15 +17,18 @@ const ROOT: &str = "/sys/fs/cgroup";
 /// A file of a control group and what is written to it.
 type Setting = (String, String);
 
-/// Makes a container's group with its limits; returns its path, or none on a kernel without
-/// cgroup v2 if no limit was asked for.
+/// Makes a container's group with its limits and its device filter; returns its path, or none on
+/// a kernel without cgroup v2 if no limit was asked for.
 pub(crate) fn create(id: &str, config: &Config) -> Result<Option<PathBuf>> {
-    let settings = settings(&config.linux.resources)?;
+    let resources = &config.linux.resources;
+    let settings = settings(resources)?;
     if !Path::new(ROOT).join("cgroup.controllers").exists() {
-        return match settings.first() {
+        let rules = (!resources.devices.is_empty()).then_some("linux.resources.devices");
+        let limit = settings.first().map(|(file, _)| file.as_str());
+        return match limit.or(rules) {
             None => Ok(None),
-            Some((file, _)) => Err(Error::new(format!(
-                "{file}: no cgroup v2 hierarchy at {ROOT}"
+            Some(wanted) => Err(Error::new(format!(
+                "{wanted}: no cgroup v2 hierarchy at {ROOT}"
             ))),
         };
     }
@@ -32,11 +36,14 @@ pub(crate) fn create(id: &str, config: &Config) -> Result<Option<PathBuf>> {
         "" => id,
         path => path,
     };
+    // One left over from the last run would keep its limits and filters.
+    remove(&path_of(Path::new(ROOT), name)?);
     let path = make(name)?;
     enable_controllers(&path, &settings)?;
     for (file, value) in &settings {
         fs::write(path.join(file), value).context(|| format!("{file} = {value}"))?;
     }
+    bpf::filter_devices(&path, &resources.devices)?;
     Ok(Some(path))
 }
 
@@ -235,7 +242,7 @@ mod tests {
     use super::*;
 
     fn of(json: &str) -> Result<Vec<Setting>> {
-        settings(&serde_json::from_str(json).unwrap())
+        settings(&crate::json::parse(json.as_bytes()).unwrap())
     }
 
     fn pairs(settings: &[Setting]) -> Vec<(&str, &str)> {

@@ -5,7 +5,7 @@
 
 use std::collections::VecDeque;
 use std::fmt;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -79,7 +79,7 @@ pub(crate) fn close_standard_streams() {
         let _ = rustix::stdio::dup2_stdout(&null);
         let _ = rustix::stdio::dup2_stderr(&null);
         // If one of them was closed, `null` is now that very descriptor and has to stay.
-        if std::os::fd::AsRawFd::as_raw_fd(&null) <= 2 {
+        if null.as_raw_fd() <= 2 {
             std::mem::forget(null);
         }
     }
@@ -98,6 +98,14 @@ pub(crate) fn open() {
 /// Uses a descriptor as the console; for running outside of PID 1.
 pub(crate) fn open_fd(out: OwnedFd) {
     lock().out = Some(out);
+}
+
+/// In a forked process that prints lines of its own: leaves what waits to PID 1. Returns the
+/// descriptor that has to stay open.
+pub(crate) fn forked() -> Option<RawFd> {
+    let mut console = lock();
+    console.queue.clear();
+    console.out.as_ref().map(AsRawFd::as_raw_fd)
 }
 
 /// Locks the console, for waiting on it and draining it.

@@ -4,9 +4,10 @@
 //! ```text
 //! parent                              child
 //! control group, pipes
-//! clone3(new namespaces) ───────────▶ session, stdio, joined namespaces
-//! interfaces, bindNS ◀──── joined ─── closes `joined`
-//! closes `gate` ────────────────────▶ control group, limits, root, identity
+//! clone3(new namespaces) ───────────▶ session, stdio
+//! control group, limits, identities
+//! interfaces, bindNS
+//! closes `gate` ────────────────────▶ root, identity
 //! reads `status` ◀─── text or EOF ─── error text, or exec
 //! ```
 
@@ -18,14 +19,15 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{Mode, OFlags};
 use rustix::process::Pid;
-use rustix::thread::{LinkNameSpaceType, UnshareFlags};
+use rustix::thread::UnshareFlags;
 
 use crate::bundle::Bundle;
-use crate::error::{Context, Error, Result};
+use crate::error::{Context, Result};
+use crate::namespaces::Joins;
 use crate::policy::{Main, Ready};
 use crate::ready::Notify;
-use crate::spec::{Config, NamespaceKind};
-use crate::{cgroup, netlink, process, rootfs, say, sys, users};
+use crate::spec::NamespaceKind;
+use crate::{cgroup, hooks, namespaces, netlink, process, rootfs, say, sys, users};
 
 /// Longest error text taken from a child.
 pub(crate) const STATUS_BYTES_MAX: usize = 4096;
@@ -57,10 +59,11 @@ pub(crate) struct Started {
 struct Ends {
     /// `/dev/null` without it.
     stdin: Option<PipeReader>,
+    /// To the companion that runs hooks outside.
+    hooks: Option<hooks::Line>,
     stdout: PipeWriter,
     stderr: PipeWriter,
     status: PipeWriter,
-    joined: PipeWriter,
     gate: PipeReader,
 }
 
@@ -92,46 +95,37 @@ fn start_in(bundle: &mut Bundle, cgroup: Option<PathBuf>) -> Result<Started> {
     let joins = Joins::open(&bundle.config)?;
     let make = || pipe().context(|| "pipe");
     let ((stdout, child_stdout), (stderr, child_stderr)) = (make()?, make()?);
-    let ((status, child_status), (mut joined, child_joined)) = (make()?, make()?);
-    let (child_gate, gate) = make()?;
+    let ((status, child_status), (child_gate, gate)) = (make()?, make()?);
+    let (hooks, line) = hooks::line(bundle)?.unzip();
     let attaches = bundle.policy.main == Main::Attach;
     let (child_stdin, stdin) = attaches.then(make).transpose()?.unzip();
     let ends = Ends {
+        hooks,
         stdin: child_stdin,
         stdout: child_stdout,
         stderr: child_stderr,
         status: child_status,
-        joined: child_joined,
         gate: child_gate,
     };
 
-    let forked = joins
-        .with_pid_namespace(|| sys::fork(new_namespaces(&bundle.config)).context(|| "clone3"))?;
-    let pid = match forked {
+    let pid = match joins.fork(&bundle.config)? {
         sys::Fork::Child => {
             // Our copies of the parent's ends would keep it from seeing the end of ours.
-            drop((stdin, stdout, stderr, status, joined, gate));
-            child(bundle, &joins, cgroup.as_deref(), ends)
+            drop((stdin, stdout, stderr, status, gate, line));
+            child(bundle, ends)
         }
         sys::Fork::Parent(pid) => pid,
     };
     drop(ends);
-    let runtime = &bundle.runtime;
-    let mut notify = None;
-    if notifies || !runtime.interfaces.is_empty() || !runtime.bind_ns.wanted().is_empty() {
-        // The child only enters namespaces before it closes this: no wait worth the name.
-        let _ = joined.read(&mut [0]);
-        let done = outside_work(bundle, pid).and_then(|()| {
-            notify = notifies
-                .then(|| Notify::open(&bundle.id, pid))
-                .transpose()?;
-            Ok(())
-        });
-        if let Err(cause) = done {
-            let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
-            return Err(cause);
+    let done = outside_work(bundle, pid, cgroup.as_deref()).and_then(|()| {
+        if let Some(line) = &line {
+            hooks::accompany(bundle, pid, line)?;
         }
-    }
+        notifies.then(|| Notify::open(&bundle.id, pid)).transpose()
+    });
+    let notify = done.inspect_err(|_| {
+        let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+    })?;
     drop(gate);
     for fd in [&stdout, &stderr, &status] {
         rustix::io::ioctl_fionbio(fd, true).context(|| "pipe")?;
@@ -162,8 +156,14 @@ fn drop_runtime_binaries(bundle: &mut Bundle) {
     });
 }
 
-/// What the host does to a container's namespaces before its program runs.
-fn outside_work(bundle: &Bundle, pid: Pid) -> Result<()> {
+/// What takes the host's rights: the container's process may have none but in a user namespace.
+fn outside_work(bundle: &Bundle, pid: Pid, cgroup: Option<&Path>) -> Result<()> {
+    if let Some(group) = cgroup {
+        fs::write(group.join("cgroup.procs"), pid.as_raw_nonzero().to_string())
+            .context(|| "enter the control group")?;
+    }
+    process::limits(&bundle.config.process, Some(pid))?;
+    namespaces::map_ids(&bundle.config, pid)?;
     for interface in &bundle.runtime.interfaces {
         netlink::give_interface(interface, pid)
             .context(|| format!("runtime.json: interfaces: {}", interface.name))?;
@@ -184,120 +184,29 @@ fn bind_namespace(pid: Pid, kind: &str, path: &Path) -> Result<()> {
     rustix::mount::mount_bind(source.as_str(), path).context(|| format!("bind {source}"))
 }
 
-/// Namespaces to join, opened while their paths are visible.
-struct Joins {
-    pid: Option<OwnedFd>,
-    others: Vec<(OwnedFd, LinkNameSpaceType)>,
-}
-
-impl Joins {
-    fn open(config: &Config) -> Result<Self> {
-        let mut joins = Self {
-            pid: None,
-            others: Vec::new(),
-        };
-        for namespace in config
-            .linux
-            .namespaces
-            .iter()
-            .filter(|n| !n.path.is_empty())
-        {
-            let fd = open_namespace(&namespace.path)?;
-            let kind = match namespace.kind {
-                NamespaceKind::Pid => {
-                    joins.pid = Some(fd);
-                    continue;
-                }
-                NamespaceKind::Network => LinkNameSpaceType::Network,
-                NamespaceKind::Ipc => LinkNameSpaceType::InterProcessCommunication,
-                NamespaceKind::Uts => LinkNameSpaceType::HostNameAndNISDomainName,
-                NamespaceKind::Cgroup => LinkNameSpaceType::ControlGroup,
-                NamespaceKind::Mount | NamespaceKind::User | NamespaceKind::Time => {
-                    return Err(Error::new(format!(
-                        "config.json: linux.namespaces: joining a {:?} namespace is not supported",
-                        namespace.kind
-                    )));
-                }
-            };
-            joins.others.push((fd, kind));
-        }
-        Ok(joins)
-    }
-
-    /// Runs `fork` with children going to the pid namespace to join, if there is one.
-    ///
-    /// setns(2) changes that for future children only, so PID 1 itself can go there and back.
-    fn with_pid_namespace<T>(&self, fork: impl FnOnce() -> Result<T>) -> Result<T> {
-        let Some(fd) = &self.pid else { return fork() };
-        let kind = Some(LinkNameSpaceType::ProcessID);
-        let own = open_namespace("/proc/self/ns/pid")?;
-        rustix::thread::move_into_link_name_space(std::os::fd::AsFd::as_fd(fd), kind)
-            .context(|| "join the pid namespace")?;
-        let forked = fork();
-        if !sys::in_child() {
-            rustix::thread::move_into_link_name_space(std::os::fd::AsFd::as_fd(&own), kind)
-                .context(|| "return to the pid namespace")?;
-        }
-        forked
-    }
-
-    fn enter_others(&self) -> Result<()> {
-        for (fd, kind) in &self.others {
-            rustix::thread::move_into_link_name_space(std::os::fd::AsFd::as_fd(fd), Some(*kind))
-                .context(|| format!("join {kind:?} namespace"))?;
-        }
-        Ok(())
-    }
-}
-
-fn open_namespace(path: &str) -> Result<OwnedFd> {
-    rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
-        .context(|| format!("namespace {path}"))
-}
-
-/// Returns the `CLONE_NEW*` flags of a container. A control group namespace comes later, since
-/// its root is the group one is in when making it.
-fn new_namespaces(config: &Config) -> u64 {
-    [
-        (NamespaceKind::Pid, libc::CLONE_NEWPID),
-        (NamespaceKind::Network, libc::CLONE_NEWNET),
-        (NamespaceKind::Mount, libc::CLONE_NEWNS),
-        (NamespaceKind::Ipc, libc::CLONE_NEWIPC),
-        (NamespaceKind::Uts, libc::CLONE_NEWUTS),
-    ]
-    .into_iter()
-    .filter(|(kind, _)| config.is_new(*kind))
-    .fold(0, |flags, (_, flag)| flags | flag as u64)
-}
-
 /// The child's whole life; ends in exec or with a text in the status pipe.
-fn child(bundle: &Bundle, joins: &Joins, cgroup: Option<&Path>, ends: Ends) -> ! {
+fn child(bundle: &mut Bundle, ends: Ends) -> ! {
     let mut status = match ends.status.try_clone() {
         Ok(status) => status,
         Err(_) => sys::exit_now(127),
     };
-    let Err(cause) = become_container(bundle, joins, cgroup, ends);
+    let line = ends.hooks.as_ref().map(|line| line.try_clone());
+    let line = line.and_then(std::io::Result::ok);
+    let Err(cause) = become_container(bundle, ends);
+    hooks::start_failed(line.as_ref());
     let text = cause.to_string();
     let _ = status.write_all(&text.as_bytes()[..text.len().min(STATUS_BYTES_MAX)]);
     sys::exit_now(127)
 }
 
-fn become_container(
-    bundle: &Bundle,
-    joins: &Joins,
-    cgroup: Option<&Path>,
-    ends: Ends,
-) -> Result<std::convert::Infallible> {
+fn become_container(bundle: &mut Bundle, ends: Ends) -> Result<std::convert::Infallible> {
     let config = &bundle.config;
-    let process = &config.process;
     rustix::process::setsid().context(|| "setsid")?;
     standard_streams(&ends)?;
-    joins.enter_others()?;
-    drop(ends.joined);
     let _ = { ends.gate }.read(&mut [0]);
 
-    if let Some(group) = cgroup {
-        fs::write(group.join("cgroup.procs"), "0").context(|| "enter the control group")?;
+    if config.namespace(NamespaceKind::User).is_some() {
+        process::become_root()?;
     }
     if config.is_new(NamespaceKind::Cgroup) {
         sys::unshare(UnshareFlags::NEWCGROUP).context(|| "new cgroup namespace")?;
@@ -305,8 +214,9 @@ fn become_container(
     if config.is_new(NamespaceKind::Network) {
         netlink::loopback_up().context(|| "loopback interface")?;
     }
-    process::limits(process)?;
-    rootfs::enter(bundle)?;
+    let root = rootfs::mount(bundle)?;
+    hooks::root_is_mounted(bundle, ends.hooks.as_ref())?;
+    rootfs::enter(bundle, &root)?;
     if bundle.policy.main != Main::Attach {
         rootfs::reopen_null()?;
     }
@@ -319,18 +229,18 @@ fn become_container(
     process::sysctls(config)?;
     rootfs::confine(config)?;
 
-    let args = process::c_strings(&process.args).context(|| "process.args")?;
-    let mut process = process.clone();
     if let Some(user) = &bundle.policy.user {
-        users::take(&mut process.user, user).context(|| "kiln.user")?;
+        users::take(&mut bundle.config.process.user, user).context(|| "kiln.user")?;
     }
-    let process = &process;
+    let bundle = &*bundle;
+    let (config, process) = (&bundle.config, &bundle.config.process);
+    let args = process::c_strings(&process.args).context(|| "process.args")?;
     let env = process::environment(&process.env, process.user.uid)?;
     rustix::process::chdir(process.cwd.as_str())
         .context(|| format!("process.cwd {}", process.cwd))?;
-    process::become_user(process)?;
-    rustix::process::umask(Mode::from_raw_mode(process.user.umask.unwrap_or(0o022)));
-    let program = process::find_program(&process.args[0], &env)?;
+    let program = process::confine(config, &process.args[0], &env, || {
+        hooks::program_starts(bundle)
+    })?;
     // Linux 5.11; before, ours are close-on-exec anyway.
     let _ = sys::close_others_on_exec();
     sys::reset_signals();

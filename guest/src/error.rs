@@ -27,6 +27,13 @@ impl fmt::Display for Error {
 
 impl std::error::Error for Error {}
 
+/// Puts an error together, out of line: this is called from some hundred places.
+#[cold]
+#[inline(never)]
+fn because(what: &dyn fmt::Display, cause: &dyn fmt::Display) -> Error {
+    Error(format!("{what}: {cause}"))
+}
+
 /// Adds what was being attempted to a failure.
 pub(crate) trait Context<T> {
     /// Puts `what()` and a colon in front of the cause.
@@ -35,6 +42,6 @@ pub(crate) trait Context<T> {
 
 impl<T, E: fmt::Display> Context<T> for std::result::Result<T, E> {
     fn context<S: fmt::Display>(self, what: impl FnOnce() -> S) -> Result<T> {
-        self.map_err(|cause| Error(format!("{}: {cause}", what())))
+        self.map_err(|cause| because(&what(), &cause))
     }
 }

@@ -16,7 +16,7 @@ use crate::container::STATUS_BYTES_MAX;
 use crate::error::{Context, Result};
 use crate::session::Window;
 use crate::spec::Config;
-use crate::{process, sys};
+use crate::{namespaces, process, sys};
 
 /// What to run.
 #[derive(Debug, Default)]
@@ -122,7 +122,8 @@ pub(crate) fn start(
         sys::Fork::Child => {
             drop((streams.ours, status));
             let mut report = its_status;
-            let Err(cause) = become_program(config, &container, group, wanted, &streams.its);
+            let of = (target, &container);
+            let Err(cause) = become_program(config, of, group, wanted, &streams.its);
             let text = cause.to_string();
             let _ = report.write_all(&text.as_bytes()[..text.len().min(STATUS_BYTES_MAX)]);
             sys::exit_now(127)
@@ -147,7 +148,7 @@ pub(crate) fn start(
 
 fn become_program(
     config: &Config,
-    container: &OwnedFd,
+    (target, container): (Pid, &OwnedFd),
     group: Option<&Path>,
     wanted: &Exec,
     streams: &[OwnedFd; 3],
@@ -163,14 +164,22 @@ fn become_program(
     if let Some(group) = group {
         fs::write(group.join("cgroup.procs"), "0").context(|| "enter the control group")?;
     }
-    process::limits(&config.process)?;
-    let others = ThreadNameSpaceType::MOUNT
+    process::limits(&config.process, None)?;
+    let mut others = ThreadNameSpaceType::MOUNT
         | ThreadNameSpaceType::NETWORK
         | ThreadNameSpaceType::INTER_PROCESS_COMMUNICATION
         | ThreadNameSpaceType::HOST_NAME_AND_NIS_DOMAIN_NAME
         | ThreadNameSpaceType::CONTROL_GROUP;
+    // Nobody may join the user namespace he is in (setns(2)).
+    let is_other = namespaces::is_other_user_namespace(target);
+    if is_other {
+        others |= ThreadNameSpaceType::USER;
+    }
     rustix::thread::move_into_thread_name_spaces(container.as_fd(), others)
         .context(|| "join the container's namespaces")?;
+    if is_other {
+        process::become_root()?;
+    }
 
     let args = process::c_strings(&wanted.args).context(|| "arguments")?;
     let mut environment = config.process.env.clone();
@@ -181,12 +190,64 @@ fn become_program(
     let env = process::environment(&environment, config.process.user.uid)?;
     let cwd = wanted.cwd.as_deref().unwrap_or(&config.process.cwd);
     rustix::process::chdir(cwd).context(|| format!("working directory {cwd}"))?;
-    process::become_user(&config.process)?;
-    rustix::process::umask(Mode::from_raw_mode(
-        config.process.user.umask.unwrap_or(0o022),
-    ));
-    let program = process::find_program(&wanted.args[0], &env)?;
+    let program = process::confine(config, &wanted.args[0], &env, || Ok(()))?;
     let _ = sys::close_others_on_exec();
     sys::reset_signals();
     Err(sys::exec(&program, &args, &env)).context(|| format!("exec {}", program.to_string_lossy()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustix::event::{PollFd, PollFlags, poll};
+    use std::process::Command;
+
+    fn read_all(fd: &OwnedFd) -> String {
+        let (mut all, mut buffer) = (Vec::new(), [0; 4096]);
+        loop {
+            poll(&mut [PollFd::new(fd, PollFlags::IN)], None).unwrap();
+            match rustix::io::read(fd, &mut buffer).unwrap() {
+                0 => return String::from_utf8(all).unwrap(),
+                length => all.extend_from_slice(&buffer[..length]),
+            }
+        }
+    }
+
+    /// Needs root, `unshare` and a shell.
+    #[test]
+    fn a_program_joins_another_user_namespace() {
+        let mut unshare = Command::new("unshare")
+            .args(["--user", "--mount", "--pid", "--kill-child", "sleep", "60"])
+            .spawn()
+            .unwrap();
+        let of = |file: &str| format!("/proc/{}/{file}", unshare.id());
+        let children = of(&format!("task/{}/children", unshare.id()));
+        let target = loop {
+            let child = fs::read_to_string(&children).unwrap();
+            if let Ok(child) = child.trim().parse() {
+                break Pid::from_raw(child).unwrap();
+            }
+        };
+        for map in ["uid_map", "gid_map"] {
+            fs::write(of(map), "0 100000 65536").unwrap();
+        }
+        let config = Config::parse(
+            br#"{"root":{"path":"/"},"process":{"args":["x"],"cwd":"/","env":["PATH=/bin"],
+            "user":{"uid":7,"gid":8}},"linux":{"namespaces":[{"type":"mount"}]}}"#,
+        );
+        let script = "id -u; id -g; readlink /proc/self/ns/user; cat /proc/self/uid_map";
+        let wanted = Exec {
+            args: ["sh", "-c", script].map(str::to_owned).to_vec(),
+            ..Exec::default()
+        };
+        let executed = start(&config.unwrap(), target, None, &wanted).unwrap();
+        assert_eq!(read_all(&executed.status), "");
+        let seen = read_all(&executed.stdout);
+        let namespace = fs::read_link(of("ns/user")).unwrap();
+        let expected = format!("7\n8\n{}\n", namespace.display());
+        assert!(seen.starts_with(&expected), "{seen}");
+        assert!(seen.ends_with(" 0     100000      65536\n"), "{seen}");
+        unshare.kill().unwrap();
+        unshare.wait().unwrap();
+    }
 }

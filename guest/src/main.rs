@@ -9,6 +9,7 @@
 
 mod console;
 mod error;
+mod json;
 mod sys;
 
 mod cmdline;
@@ -26,12 +27,16 @@ mod policy;
 mod spec;
 mod volumes;
 
+mod bpf;
 mod cgroup;
 mod container;
 mod exec;
+mod hooks;
+mod namespaces;
 mod process;
 mod ready;
 mod rootfs;
+mod seccomp;
 mod users;
 
 mod dhcp;

@@ -11,10 +11,11 @@ use std::io::ErrorKind;
 use std::path::Path;
 
 use rustix::fs::{Access, AtFlags, CWD};
-use rustix::process::{Resource, Rlimit};
+use rustix::process::{Pid, Resource, Rlimit};
 use rustix::thread::{CapabilitySet, CapabilitySets};
 
 use crate::error::{Context, Error, Result};
+use crate::seccomp;
 use crate::spec::{self, Process, User};
 
 /// Capability names by number (`include/uapi/linux/capability.h`).
@@ -84,10 +85,12 @@ pub(crate) fn unknown_capabilities(capabilities: &spec::Capabilities) -> Vec<&st
         .collect()
 }
 
-/// Sets `oom_score_adj` and the resource limits; both want the host's `/proc` and rights.
-pub(crate) fn limits(process: &Process) -> Result<()> {
+/// Sets `oom_score_adj` and the resource limits of a process, or of our own; both want the host's
+/// `/proc` and rights.
+pub(crate) fn limits(process: &Process, pid: Option<Pid>) -> Result<()> {
     if let Some(score) = process.oom_score_adj {
-        fs::write("/proc/self/oom_score_adj", score.to_string())
+        let who = pid.map_or("self".to_owned(), |pid| pid.as_raw_nonzero().to_string());
+        fs::write(format!("/proc/{who}/oom_score_adj"), score.to_string())
             .context(|| format!("process.oomScoreAdj {score}"))?;
     }
     for limit in &process.rlimits {
@@ -95,7 +98,7 @@ pub(crate) fn limits(process: &Process) -> Result<()> {
             current: (limit.soft != u64::MAX).then_some(limit.soft),
             maximum: (limit.hard != u64::MAX).then_some(limit.hard),
         };
-        rustix::process::setrlimit(resource(&limit.kind)?, value)
+        rustix::process::prlimit(pid, resource(&limit.kind)?, value)
             .context(|| format!("process.rlimits: {}", limit.kind))?;
     }
     Ok(())
@@ -123,8 +126,34 @@ fn resource(name: &str) -> Result<Resource> {
     })
 }
 
-/// Becomes the container's user with its capabilities and nothing more.
-pub(crate) fn become_user(process: &Process) -> Result<()> {
+/// Becomes the container's user, who may do what `config` says and nothing more, and then does
+/// what is left `to_do`; returns the path of the program, looked for with that user's rights.
+///
+/// A filter of system calls needs either CAP_SYS_ADMIN or `noNewPrivileges`: with the latter it
+/// comes last, so that it need not allow what we still have to do; as in runc
+/// (`standard_init_linux.go`).
+pub(crate) fn confine(
+    config: &spec::Config,
+    name: &str,
+    env: &[CString],
+    to_do: impl FnOnce() -> Result<()>,
+) -> Result<CString> {
+    let process = &config.process;
+    let umask = process.user.umask.unwrap_or(0o022);
+    rustix::process::umask(rustix::fs::Mode::from_raw_mode(umask));
+    let filter = |late: bool| match &config.linux.seccomp {
+        Some(seccomp) if process.no_new_privileges == late => seccomp::confine(seccomp),
+        _ => Ok(()),
+    };
+    filter(false)?;
+    become_user(process)?;
+    let program = find_program(name, env)?;
+    to_do()?;
+    filter(true)?;
+    Ok(program)
+}
+
+fn become_user(process: &Process) -> Result<()> {
     use rustix::thread as t;
     if process.no_new_privileges {
         t::set_no_new_privs(true).context(|| "process.noNewPrivileges")?;
@@ -138,6 +167,7 @@ pub(crate) fn become_user(process: &Process) -> Result<()> {
             .context(|| format!("drop capability {number} from the bounding set"))?;
     }
     t::set_keep_capabilities(true).context(|| "keep capabilities")?;
+    give_streams(rustix::process::Uid::from_raw(process.user.uid));
     identity(&process.user)?;
     let set = CapabilitySet::from_bits_retain;
     t::set_capabilities(
@@ -171,6 +201,26 @@ fn supported_capabilities() -> u64 {
         .fold(0, |all, bit| all | bit)
 }
 
+/// Becomes the root of a user namespace just entered, which we are not by our user id outside.
+pub(crate) fn become_root() -> Result<()> {
+    identity(&User::default()).context(|| "root of the user namespace")
+}
+
+/// Gives the standard streams to the user, for whom `/dev/stdout` could not be opened otherwise.
+/// `/dev/null` stays everybody's; what cannot be given away stays as it is, as in runc.
+fn give_streams(uid: rustix::process::Uid) {
+    let null = rustix::fs::makedev(1, 3);
+    for stream in [
+        rustix::stdio::stdin(),
+        rustix::stdio::stdout(),
+        rustix::stdio::stderr(),
+    ] {
+        if rustix::fs::fstat(stream).is_ok_and(|stat| stat.st_rdev != null) {
+            let _ = rustix::fs::fchown(stream, Some(uid), None);
+        }
+    }
+}
+
 fn identity(user: &User) -> Result<()> {
     use rustix::process::{Gid, Uid};
     use rustix::thread as t;
@@ -179,7 +229,11 @@ fn identity(user: &User) -> Result<()> {
         .iter()
         .map(|g| Gid::from_raw(*g))
         .collect();
-    t::set_thread_groups(&groups).context(|| "process.user.additionalGids")?;
+    match t::set_thread_groups(&groups) {
+        // A user namespace may forbid it (`/proc/PID/setgroups`).
+        Err(rustix::io::Errno::PERM) if groups.is_empty() => {}
+        done => done.context(|| "process.user.additionalGids")?,
+    }
     let gid = Gid::from_raw(user.gid);
     t::set_thread_res_gid(gid, gid, gid).context(|| "process.user.gid")?;
     let uid = Uid::from_raw(user.uid);
@@ -316,7 +370,8 @@ mod tests {
     #[test]
     fn sysctls_of_the_host_are_refused() {
         let config = |kinds: &str| -> spec::Config {
-            serde_json::from_str(&format!(r#"{{"linux":{{"namespaces":{kinds}}}}}"#)).unwrap()
+            let json = format!(r#"{{"linux":{{"namespaces":{kinds}}}}}"#);
+            crate::json::parse(json.as_bytes()).unwrap()
         };
         let net = config(r#"[{"type":"network"}]"#);
         assert!(check_sysctl(&net, "net.ipv4.ip_forward").is_ok());

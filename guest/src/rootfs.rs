@@ -17,7 +17,7 @@ use rustix::mount::{self, MountFlags, MountPropagationFlags, UnmountFlags};
 use crate::bundle::Bundle;
 use crate::error::{Context, Error, Result};
 use crate::options::{self, BIND, Options, RDONLY, REC, REMOUNT};
-use crate::spec::{Config, Device, Mount};
+use crate::spec::{Config, Device, Mount, NamespaceKind};
 
 /// Symbolic links followed while a missing path is made.
 const LINKS_MAX: usize = 40;
@@ -112,8 +112,8 @@ pub(crate) fn fd_path(fd: &OwnedFd) -> PathBuf {
     PathBuf::from(format!("/proc/self/fd/{}", fd.as_raw_fd()))
 }
 
-/// Makes the bundle's root our `/`, with everything `config.json` mounts on it.
-pub(crate) fn enter(bundle: &Bundle) -> Result<()> {
+/// Mounts everything of `config.json` on the bundle's root.
+pub(crate) fn mount(bundle: &Bundle) -> Result<Inside> {
     let config = &bundle.config;
     let root = bundle.rootfs();
     let propagation = options::root_propagation(&config.linux.rootfs_propagation)?;
@@ -128,9 +128,16 @@ pub(crate) fn enter(bundle: &Bundle) -> Result<()> {
             .context(|| format!("config.json: mounts[{index}]: {}", wanted.destination))?;
     }
     if makes_devices(config) {
-        devices(&inside, &config.linux.devices)?;
+        let binds = config.namespace(NamespaceKind::User).is_some();
+        devices(&inside, &config.linux.devices, binds)?;
     }
-    pivot(&inside)?;
+    Ok(inside)
+}
+
+/// Makes that root our `/`.
+pub(crate) fn enter(bundle: &Bundle, inside: &Inside) -> Result<()> {
+    let config = &bundle.config;
+    pivot(inside)?;
     make_cwd(&config.process.cwd)?;
     make_readonly(config)
 }
@@ -193,10 +200,18 @@ fn bind(inside: &Inside, bundle: &Path, wanted: &Mount, parsed: &Options) -> Res
     Ok(())
 }
 
-/// Sets the flags of a mount, of this one alone (not of its superblock).
+/// Sets the flags of a mount, of this one alone (not of its superblock). Those that it has from
+/// outside our user namespace cannot be taken away, and stay.
 fn remount(target: &OwnedFd, flags: u32) -> Result<()> {
-    let flags = MountFlags::from_bits_retain(flags | BIND | REMOUNT);
-    mount::mount("", fd_path(target), "", flags, None).context(|| "remount")
+    let set = |flags: u32| {
+        let flags = MountFlags::from_bits_retain(flags | BIND | REMOUNT);
+        mount::mount("", fd_path(target), "", flags, None)
+    };
+    match set(flags) {
+        Err(Errno::PERM) => set(flags | existing_flags(target)?),
+        done => done,
+    }
+    .context(|| "remount")
 }
 
 fn filesystem(inside: &Inside, wanted: &Mount, mut parsed: Options) -> Result<()> {
@@ -221,13 +236,14 @@ fn filesystem(inside: &Inside, wanted: &Mount, mut parsed: Options) -> Result<()
     };
     let flags = MountFlags::from_bits_retain(parsed.flags);
     let data = CString::new(parsed.data).context(|| "options")?;
-    mount::mount(
-        wanted.source.as_str(),
-        fd_path(&target),
-        kind,
-        flags,
-        data.as_c_str(),
-    )
+    let source = wanted.source.as_str();
+    match mount::mount(source, fd_path(&target), kind, flags, data.as_c_str()) {
+        // In a user namespace, but not in a control group namespace of its own: as runc.
+        Err(Errno::PERM | Errno::BUSY) if kind == "cgroup2" => {
+            mount::mount_bind_recursive("/sys/fs/cgroup", fd_path(&target))
+        }
+        done => done,
+    }
     .context(|| format!("mount {kind}"))
 }
 
@@ -240,17 +256,22 @@ fn makes_devices(config: &Config) -> bool {
     })
 }
 
-/// The nodes every container has (runtime-spec, "Default Devices").
+/// The nodes every container has (runtime-spec, "Default Devices"), in runc's order.
 const USUAL_DEVICES: [(&str, u32, u32); 6] = [
     ("/dev/null", 1, 3),
-    ("/dev/zero", 1, 5),
-    ("/dev/full", 1, 7),
     ("/dev/random", 1, 8),
-    ("/dev/urandom", 1, 9),
+    ("/dev/full", 1, 7),
     ("/dev/tty", 5, 0),
+    ("/dev/zero", 1, 5),
+    ("/dev/urandom", 1, 9),
 ];
 
-fn devices(inside: &Inside, extra: &[Device]) -> Result<()> {
+/// Makes nodes; in a user namespace nobody can, so the host's are bound instead.
+fn devices(inside: &Inside, extra: &[Device], binds: bool) -> Result<()> {
+    let node = |device: &Device| match binds {
+        true => bind_node(inside, device),
+        false => node(inside, device),
+    };
     rustix::process::umask(Mode::empty());
     for (path, major, minor) in USUAL_DEVICES {
         let device = Device {
@@ -260,10 +281,10 @@ fn devices(inside: &Inside, extra: &[Device]) -> Result<()> {
             minor,
             ..Device::default()
         };
-        node(inside, &device)?;
+        node(&device)?;
     }
     for device in extra {
-        node(inside, device)?;
+        node(device)?;
     }
     let dev = inside.directory("/dev")?;
     let links = [
@@ -286,6 +307,12 @@ fn devices(inside: &Inside, extra: &[Device]) -> Result<()> {
     rustix::fs::symlinkat("pts/ptmx", &dev, "ptmx").context(|| "/dev/ptmx")?;
     rustix::process::umask(Mode::from_raw_mode(0o022));
     Ok(())
+}
+
+fn bind_node(inside: &Inside, device: &Device) -> Result<()> {
+    let path = &device.path;
+    let target = inside.file(path)?;
+    mount::mount_bind(path.as_str(), fd_path(&target)).context(|| format!("device {path}: bind"))
 }
 
 fn node(inside: &Inside, device: &Device) -> Result<()> {

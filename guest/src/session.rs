@@ -23,9 +23,9 @@ use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
-use serde::Deserialize;
 
 use crate::error::{Context, Error, Result};
+use crate::json::{self, record};
 use crate::sys;
 
 /// Where the machine listens.
@@ -78,17 +78,18 @@ impl Kind {
 /// Rows and columns.
 pub(crate) type Window = (u16, u16);
 
-/// What a client begins with.
-#[derive(Debug, Deserialize, PartialEq, Eq)]
-pub(crate) struct Request {
-    /// A command and its arguments.
-    pub(crate) args: Vec<String>,
-    /// The client's terminal, if it has one on both sides.
-    #[serde(default)]
-    pub(crate) terminal: Option<Window>,
-    /// Any number, to be told in the answer.
-    #[serde(default)]
-    pub(crate) number: u64,
+record! {
+    /// What a client begins with.
+    #[derive(PartialEq, Eq)]
+    Request {
+        /// A command and its arguments.
+        args: Vec<String> = "args",
+        /// The client's terminal, if it has one on both sides.
+        terminal: Option<Window> = "terminal",
+        /// Any number, to be told in the answer.
+        number: u64 = "number",
+    }
+    required "args"
 }
 
 /// What a client says.
@@ -258,7 +259,7 @@ impl Session {
             };
         };
         let line: Vec<u8> = self.input.drain(..=end).collect();
-        let request: Request = serde_json::from_slice(&line).context(|| "request")?;
+        let request: Request = json::parse(&line).context(|| "request")?;
         self.ended = false;
         let number = request.number.to_le_bytes();
         self.output.extend(frame(Kind::Begin, &number));

@@ -2,203 +2,214 @@
 //! far as kiln-init acts on them.
 //!
 //! Unknown members are passed over, as the specification demands. Members that would change how
-//! confined a container is, and that we do not implement, are read as [`Unsupported`] and refused
-//! by name: a container must not start with less than was asked for.
+//! confined a container is, and that we do not implement, are refused by name: a
+//! container must not start with less than was asked for.
 
 use std::collections::BTreeMap;
 
-use serde::Deserialize;
-use serde::de::IgnoredAny;
+use serde_json::Value;
 
 use crate::error::{Context, Error, Result};
+use crate::json::{self, Fault, FromJson, Read, record};
 
-/// Largest config.json or runtime.json read, in bytes.
-pub(crate) const SPEC_BYTES_MAX: u64 = 4 << 20;
+/// Largest config.json or runtime.json read, in bytes. Parsed, it may take 20 times that.
+pub(crate) const SPEC_BYTES_MAX: u64 = 1 << 20;
 
-/// A member that is refused when present, whatever it holds.
-pub(crate) type Unsupported = Option<IgnoredAny>;
-
-/// `config.json`.
-#[derive(Debug, Default, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-pub(crate) struct Config {
-    /// What to run.
-    pub(crate) process: Process,
-    /// Where its root is.
-    pub(crate) root: Root,
-    /// Host name inside; needs a new UTS namespace.
-    pub(crate) hostname: String,
-    /// NIS domain name inside.
-    pub(crate) domainname: String,
-    /// Mounts, in order.
-    pub(crate) mounts: Vec<Mount>,
-    /// Remarks; see [`Policy`](crate::policy::Policy).
-    pub(crate) annotations: BTreeMap<String, String>,
-    /// Linux parts.
-    pub(crate) linux: Linux,
-    /// Refused.
-    pub(crate) hooks: Unsupported,
+record! {
+    /// `config.json`.
+    Config {
+        /// What to run.
+        process: Process = "process",
+        /// Where its root is.
+        root: Root = "root",
+        /// Host name inside; needs a new UTS namespace.
+        hostname: String = "hostname",
+        /// NIS domain name inside.
+        domainname: String = "domainname",
+        /// Mounts, in order.
+        mounts: Vec<Mount> = "mounts",
+        /// Remarks; see [`Policy`](crate::policy::Policy).
+        annotations: BTreeMap<String, String> = "annotations",
+        /// Linux parts.
+        linux: Linux = "linux",
+        /// Programs to run on the way.
+        hooks: Hooks = "hooks",
+    }
 }
 
-/// `process`.
-#[derive(Debug, Clone, Default, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-pub(crate) struct Process {
-    /// Wants a terminal; refused.
-    pub(crate) terminal: bool,
-    /// Identity.
-    pub(crate) user: User,
-    /// Program and arguments.
-    pub(crate) args: Vec<String>,
-    /// `KEY=value` strings.
-    pub(crate) env: Vec<String>,
-    /// Working directory.
-    pub(crate) cwd: String,
-    /// The five capability sets; absent means none.
-    pub(crate) capabilities: Capabilities,
-    /// Resource limits.
-    pub(crate) rlimits: Vec<Rlimit>,
-    /// Sets `PR_SET_NO_NEW_PRIVS`.
-    pub(crate) no_new_privileges: bool,
-    /// Written to `/proc/self/oom_score_adj`.
-    pub(crate) oom_score_adj: Option<i32>,
-    /// Refused.
-    pub(crate) apparmor_profile: Unsupported,
-    /// Refused.
-    pub(crate) selinux_label: Unsupported,
-    /// Refused.
-    pub(crate) scheduler: Unsupported,
-    /// Refused.
-    pub(crate) io_priority: Unsupported,
+record! {
+    /// `hooks`; see [`hooks`](crate::hooks).
+    Hooks {
+        /// Outside, before the program may start.
+        prestart: Vec<Hook> = "prestart",
+        /// The same.
+        create_runtime: Vec<Hook> = "createRuntime",
+        /// In the container's namespaces, its root not entered yet.
+        create_container: Vec<Hook> = "createContainer",
+        /// In the container.
+        start_container: Vec<Hook> = "startContainer",
+        /// Outside, once the program runs.
+        poststart: Vec<Hook> = "poststart",
+        /// Outside, once it has ended.
+        poststop: Vec<Hook> = "poststop",
+    }
 }
 
-/// `process.user`.
-#[derive(Debug, Clone, Default, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-pub(crate) struct User {
-    /// User id.
-    pub(crate) uid: u32,
-    /// Group id.
-    pub(crate) gid: u32,
-    /// Supplementary groups.
-    pub(crate) additional_gids: Vec<u32>,
-    /// File creation mask; 0022 if absent.
-    pub(crate) umask: Option<u32>,
+record! {
+    /// One program.
+    Hook {
+        /// Absolute path.
+        path: String = "path",
+        /// All arguments, its name included; empty for its path alone.
+        args: Vec<String> = "args",
+        /// All of its environment.
+        env: Vec<String> = "env",
+        /// Seconds after which it is killed.
+        timeout: Option<u32> = "timeout",
+    }
+    required "path"
 }
 
-/// `process.capabilities`: names such as `CAP_NET_ADMIN`.
-#[derive(Debug, Clone, Default, Deserialize)]
-#[serde(default)]
-pub(crate) struct Capabilities {
-    /// Limit for exec.
-    pub(crate) bounding: Vec<String>,
-    /// In force.
-    pub(crate) effective: Vec<String>,
-    /// Kept over exec of privileged files.
-    pub(crate) inheritable: Vec<String>,
-    /// May be put in force.
-    pub(crate) permitted: Vec<String>,
-    /// Kept over exec of ordinary files.
-    pub(crate) ambient: Vec<String>,
+record! {
+    /// `process`.
+    Process {
+        /// Wants a terminal; refused.
+        terminal: bool = "terminal",
+        /// Identity.
+        user: User = "user",
+        /// Program and arguments.
+        args: Vec<String> = "args",
+        /// `KEY=value` strings.
+        env: Vec<String> = "env",
+        /// Working directory.
+        cwd: String = "cwd",
+        /// The five capability sets; absent means none.
+        capabilities: Capabilities = "capabilities",
+        /// Resource limits.
+        rlimits: Vec<Rlimit> = "rlimits",
+        /// Sets `PR_SET_NO_NEW_PRIVS`.
+        no_new_privileges: bool = "noNewPrivileges",
+        /// Written to `/proc/self/oom_score_adj`.
+        oom_score_adj: Option<i32> = "oomScoreAdj",
+    }
+    refused "apparmorProfile" "selinuxLabel" "scheduler" "ioPriority"
 }
 
-/// One of `process.rlimits`.
-#[derive(Debug, Clone, Deserialize)]
-pub(crate) struct Rlimit {
-    /// `RLIMIT_NOFILE` …
-    #[serde(rename = "type")]
-    pub(crate) kind: String,
-    /// Soft limit; 2⁶⁴−1 is unlimited.
-    pub(crate) soft: u64,
-    /// Hard limit.
-    pub(crate) hard: u64,
+record! {
+    /// `process.user`.
+    User {
+        /// User id.
+        uid: u32 = "uid",
+        /// Group id.
+        gid: u32 = "gid",
+        /// Supplementary groups.
+        additional_gids: Vec<u32> = "additionalGids",
+        /// File creation mask; 0022 if absent.
+        umask: Option<u32> = "umask",
+    }
 }
 
-/// `root`.
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-pub(crate) struct Root {
-    /// Relative to the bundle, or absolute.
-    pub(crate) path: String,
-    /// Makes `/` read-only.
-    pub(crate) readonly: bool,
+record! {
+    /// `process.capabilities`: names such as `CAP_NET_ADMIN`.
+    Capabilities {
+        /// Limit for exec.
+        bounding: Vec<String> = "bounding",
+        /// In force.
+        effective: Vec<String> = "effective",
+        /// Kept over exec of privileged files.
+        inheritable: Vec<String> = "inheritable",
+        /// May be put in force.
+        permitted: Vec<String> = "permitted",
+        /// Kept over exec of ordinary files.
+        ambient: Vec<String> = "ambient",
+    }
 }
 
-/// One mount, in either file.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-pub(crate) struct Mount {
-    /// Where it goes.
-    pub(crate) destination: String,
-    /// File system type.
-    #[serde(rename = "type")]
-    pub(crate) kind: String,
-    /// What is mounted.
-    pub(crate) source: String,
-    /// Option words.
-    pub(crate) options: Vec<String>,
-    /// Id-mapped mount; refused.
-    pub(crate) uid_mappings: Vec<IgnoredMember>,
-    /// Id-mapped mount; refused.
-    pub(crate) gid_mappings: Vec<IgnoredMember>,
+record! {
+    /// One of `process.rlimits`.
+    Rlimit {
+        /// `RLIMIT_NOFILE` …
+        kind: String = "type",
+        /// Soft limit; 2⁶⁴−1 is unlimited.
+        soft: u64 = "soft",
+        /// Hard limit.
+        hard: u64 = "hard",
+    }
+    required "type" "soft" "hard"
 }
 
-/// A list element of which only the presence matters.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-pub(crate) struct IgnoredMember {}
-
-/// `linux`.
-#[derive(Debug, Default, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-pub(crate) struct Linux {
-    /// Namespaces to make or join; those absent are shared with the host.
-    pub(crate) namespaces: Vec<Namespace>,
-    /// `net.ipv4.ip_forward` → value.
-    pub(crate) sysctl: BTreeMap<String, String>,
-    /// Limits.
-    pub(crate) resources: Resources,
-    /// Control group; empty means the container's name.
-    pub(crate) cgroups_path: String,
-    /// Device nodes besides the usual ones.
-    pub(crate) devices: Vec<Device>,
-    /// Propagation of the container's root; empty means rslave.
-    pub(crate) rootfs_propagation: String,
-    /// Paths hidden from the container.
-    pub(crate) masked_paths: Vec<String>,
-    /// Paths made read-only.
-    pub(crate) readonly_paths: Vec<String>,
-    /// User namespaces; refused.
-    pub(crate) uid_mappings: Vec<IgnoredMember>,
-    /// User namespaces; refused.
-    pub(crate) gid_mappings: Vec<IgnoredMember>,
-    /// Refused.
-    pub(crate) seccomp: Unsupported,
-    /// Refused.
-    pub(crate) mount_label: Unsupported,
-    /// Refused.
-    pub(crate) intel_rdt: Unsupported,
-    /// Refused.
-    pub(crate) personality: Unsupported,
-    /// Refused.
-    pub(crate) time_offsets: Unsupported,
+record! {
+    /// `root`.
+    Root {
+        /// Relative to the bundle, or absolute.
+        path: String = "path",
+        /// Makes `/` read-only.
+        readonly: bool = "readonly",
+    }
 }
 
-/// One of `linux.namespaces`.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-pub(crate) struct Namespace {
-    /// Which kind.
-    #[serde(rename = "type")]
-    pub(crate) kind: NamespaceKind,
-    /// An existing one to join; empty makes a new one.
-    #[serde(default)]
-    pub(crate) path: String,
+record! {
+    /// One mount, in either file.
+    #[derive(Clone, PartialEq, Eq)]
+    Mount {
+        /// Where it goes.
+        destination: String = "destination",
+        /// File system type.
+        kind: String = "type",
+        /// What is mounted.
+        source: String = "source",
+        /// Option words.
+        options: Vec<String> = "options",
+    }
+    refused "uidMappings" "gidMappings"
+}
+
+record! {
+    /// `linux`.
+    Linux {
+        /// Namespaces to make or join; those absent are shared with the host.
+        namespaces: Vec<Namespace> = "namespaces",
+        /// `net.ipv4.ip_forward` → value.
+        sysctl: BTreeMap<String, String> = "sysctl",
+        /// Limits.
+        resources: Resources = "resources",
+        /// Control group; empty means the container's name.
+        cgroups_path: String = "cgroupsPath",
+        /// Device nodes besides the usual ones.
+        devices: Vec<Device> = "devices",
+        /// Propagation of the container's root; empty means rslave.
+        rootfs_propagation: String = "rootfsPropagation",
+        /// Paths hidden from the container.
+        masked_paths: Vec<String> = "maskedPaths",
+        /// Paths made read-only.
+        readonly_paths: Vec<String> = "readonlyPaths",
+        /// Users of a new user namespace.
+        uid_mappings: Vec<IdMapping> = "uidMappings",
+        /// Its groups.
+        gid_mappings: Vec<IdMapping> = "gidMappings",
+        /// System calls it may make.
+        seccomp: Option<Seccomp> = "seccomp",
+    }
+    refused "mountLabel" "intelRdt" "personality" "timeOffsets"
+}
+
+record! {
+    /// One of `linux.namespaces`.
+    #[derive(Clone, PartialEq, Eq)]
+    Namespace {
+        /// Which kind.
+        kind: NamespaceKind = "type",
+        /// An existing one to join; empty makes a new one.
+        path: String = "path",
+    }
+    required "type"
 }
 
 /// Kinds of namespace (namespaces(7)).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) enum NamespaceKind {
     /// Process ids.
+    #[default]
     Pid,
     /// Interfaces, routes, ports.
     Network,
@@ -208,7 +219,7 @@ pub(crate) enum NamespaceKind {
     Ipc,
     /// Host name.
     Uts,
-    /// User ids; refused.
+    /// User ids.
     User,
     /// Control group root.
     Cgroup,
@@ -216,155 +227,220 @@ pub(crate) enum NamespaceKind {
     Time,
 }
 
-/// One of `linux.devices`.
-#[derive(Debug, Default, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-pub(crate) struct Device {
-    /// Path in the container.
-    pub(crate) path: String,
-    /// `c`, `u`, `b` or `p`.
-    #[serde(rename = "type")]
-    pub(crate) kind: String,
-    /// Major number.
-    pub(crate) major: u32,
-    /// Minor number.
-    pub(crate) minor: u32,
-    /// Permission bits; 0666 if absent.
-    pub(crate) file_mode: Option<u32>,
-    /// Owner.
-    pub(crate) uid: u32,
-    /// Group.
-    pub(crate) gid: u32,
+record! {
+    /// One of `linux.devices`.
+    Device {
+        /// Path in the container.
+        path: String = "path",
+        /// `c`, `u`, `b` or `p`.
+        kind: String = "type",
+        /// Major number.
+        major: u32 = "major",
+        /// Minor number.
+        minor: u32 = "minor",
+        /// Permission bits; 0666 if absent.
+        file_mode: Option<u32> = "fileMode",
+        /// Owner.
+        uid: u32 = "uid",
+        /// Group.
+        gid: u32 = "gid",
+    }
 }
 
-/// `linux.resources`.
-#[derive(Debug, Default, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-pub(crate) struct Resources {
-    /// Device access rules, in order.
-    pub(crate) devices: Vec<DeviceRule>,
-    /// Memory.
-    pub(crate) memory: Memory,
-    /// Processor.
-    pub(crate) cpu: Cpu,
-    /// Number of processes.
-    pub(crate) pids: Pids,
-    /// cgroup v2 files, written as they are.
-    pub(crate) unified: BTreeMap<String, String>,
-    /// Refused.
-    #[serde(rename = "blockIO")]
-    pub(crate) block_io: Unsupported,
-    /// Refused unless empty.
-    pub(crate) hugepage_limits: Vec<IgnoredMember>,
-    /// Refused.
-    pub(crate) network: Unsupported,
-    /// Refused.
-    pub(crate) rdma: Unsupported,
+record! {
+    /// One of `uidMappings` and `gidMappings`: a range of ids.
+    #[derive(Clone, PartialEq, Eq)]
+    IdMapping {
+        /// The first one inside.
+        container_id: u32 = "containerID",
+        /// The first one outside.
+        host_id: u32 = "hostID",
+        /// How many there are.
+        size: u32 = "size",
+    }
+    required "containerID" "hostID" "size"
 }
 
-/// One of `linux.resources.devices`.
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-pub(crate) struct DeviceRule {
-    /// Allow or deny.
-    pub(crate) allow: bool,
-    /// `a`, `b`, `c`; empty is `a`.
-    #[serde(rename = "type")]
-    pub(crate) kind: String,
-    /// Major number; absent is any.
-    pub(crate) major: Option<i64>,
-    /// Minor number; absent is any.
-    pub(crate) minor: Option<i64>,
-    /// Of `r`, `w`, `m`; empty is all.
-    pub(crate) access: String,
+record! {
+    /// `linux.seccomp`; see [`seccomp`](crate::seccomp).
+    Seccomp {
+        /// What becomes of calls that no rule is about.
+        default_action: String = "defaultAction",
+        /// Error number for it; EPERM if absent.
+        default_errno_ret: Option<u32> = "defaultErrnoRet",
+        /// `SCMP_ARCH_X86_64` …
+        architectures: Vec<String> = "architectures",
+        /// `SECCOMP_FILTER_FLAG_LOG` …
+        flags: Vec<String> = "flags",
+        /// Rules.
+        syscalls: Vec<SyscallRule> = "syscalls",
+    }
+    refused "listenerPath"
 }
 
-/// `linux.resources.memory`, in bytes; −1 is unlimited.
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-pub(crate) struct Memory {
-    /// Hard limit.
-    pub(crate) limit: Option<i64>,
-    /// Best-effort protection.
-    pub(crate) reservation: Option<i64>,
-    /// Memory plus swap.
-    pub(crate) swap: Option<i64>,
+record! {
+    /// One of `linux.seccomp.syscalls`.
+    SyscallRule {
+        /// The calls it is about.
+        names: Vec<String> = "names",
+        /// `SCMP_ACT_ALLOW` …
+        action: String = "action",
+        /// Error number, or message to a tracer; EPERM if absent.
+        errno_ret: Option<u32> = "errnoRet",
+        /// What the arguments have to be for the rule to hold.
+        args: Vec<SyscallArg> = "args",
+    }
+    required "names" "action"
 }
 
-/// `linux.resources.cpu`.
-#[derive(Debug, Default, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-pub(crate) struct Cpu {
-    /// cgroup v1 weight, 2–262144.
-    pub(crate) shares: Option<u64>,
-    /// Microseconds of CPU per period; −1 is unlimited.
-    pub(crate) quota: Option<i64>,
-    /// Length of a period in microseconds.
-    pub(crate) period: Option<u64>,
-    /// CPU list such as `0-3,8`.
-    pub(crate) cpus: String,
-    /// Memory node list.
-    pub(crate) mems: String,
-    /// 1 makes the group idle.
-    pub(crate) idle: Option<i64>,
-    /// Refused: cgroup v1 only.
-    pub(crate) realtime_runtime: Unsupported,
-    /// Refused: cgroup v1 only.
-    pub(crate) realtime_period: Unsupported,
+record! {
+    /// One of `args`.
+    SyscallArg {
+        /// Which argument, from 0.
+        index: u32 = "index",
+        /// Compared with it; the mask of `SCMP_CMP_MASKED_EQ`.
+        value: u64 = "value",
+        /// What is left behind that mask.
+        value_two: u64 = "valueTwo",
+        /// `SCMP_CMP_EQ` …
+        op: String = "op",
+    }
+    required "index" "value" "op"
 }
 
-/// `linux.resources.pids`.
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-pub(crate) struct Pids {
-    /// Most processes; 0 or −1 is unlimited.
-    pub(crate) limit: Option<i64>,
+record! {
+    /// `linux.resources`.
+    Resources {
+        /// Device access rules, in order.
+        devices: Vec<DeviceRule> = "devices",
+        /// Memory.
+        memory: Memory = "memory",
+        /// Processor.
+        cpu: Cpu = "cpu",
+        /// Number of processes.
+        pids: Pids = "pids",
+        /// cgroup v2 files, written as they are.
+        unified: BTreeMap<String, String> = "unified",
+    }
+    refused "blockIO" "hugepageLimits" "network" "rdma"
 }
 
-/// `runtime.json`: what LinuxKit's starter does on the host before a container runs.
-#[derive(Debug, Default, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-pub(crate) struct Runtime {
-    /// Mounts: the root file system's first, then the user's.
-    pub(crate) mounts: Vec<Mount>,
-    /// Directories to make.
-    pub(crate) mkdir: Vec<String>,
-    /// Control groups to make.
-    pub(crate) cgroups: Vec<String>,
-    /// Network interfaces to make or move in.
-    pub(crate) interfaces: Vec<Interface>,
-    /// Files to bind the new namespaces to.
-    #[serde(rename = "bindNS")]
-    pub(crate) bind_ns: BindNs,
-    /// containerd namespace; meaningless here.
-    pub(crate) namespace: String,
+record! {
+    /// One of `linux.resources.devices`.
+    DeviceRule {
+        /// Allow or deny.
+        allow: bool = "allow",
+        /// `a`, `b`, `c`; empty is `a`.
+        kind: String = "type",
+        /// Major number; absent is any.
+        major: Option<i64> = "major",
+        /// Minor number; absent is any.
+        minor: Option<i64> = "minor",
+        /// Of `r`, `w`, `m`; empty is all.
+        access: String = "access",
+    }
 }
 
-/// One of `interfaces`.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-pub(crate) struct Interface {
-    /// Its name, on both sides.
-    pub(crate) name: String,
-    /// Link kind to make (`veth`, `wireguard`, …); empty moves an existing one.
-    pub(crate) add: String,
-    /// Name of the other end of a veth, which stays outside.
-    pub(crate) peer: String,
-    /// Make it outside, then move it.
-    pub(crate) create_in_root: bool,
+record! {
+    /// `linux.resources.memory`, in bytes; −1 is unlimited.
+    Memory {
+        /// Hard limit.
+        limit: Option<i64> = "limit",
+        /// Best-effort protection.
+        reservation: Option<i64> = "reservation",
+        /// Memory plus swap.
+        swap: Option<i64> = "swap",
+    }
 }
 
-/// `bindNS`: one path per kind, empty for none.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
-#[serde(default)]
-pub(crate) struct BindNs {
-    pub(crate) cgroup: String,
-    pub(crate) ipc: String,
-    pub(crate) mnt: String,
-    pub(crate) net: String,
-    pub(crate) pid: String,
-    pub(crate) user: String,
-    pub(crate) uts: String,
+record! {
+    /// `linux.resources.cpu`.
+    Cpu {
+        /// cgroup v1 weight, 2–262144.
+        shares: Option<u64> = "shares",
+        /// Microseconds of CPU per period; −1 is unlimited.
+        quota: Option<i64> = "quota",
+        /// Length of a period in microseconds.
+        period: Option<u64> = "period",
+        /// CPU list such as `0-3,8`.
+        cpus: String = "cpus",
+        /// Memory node list.
+        mems: String = "mems",
+        /// 1 makes the group idle.
+        idle: Option<i64> = "idle",
+    }
+    refused "realtimeRuntime" "realtimePeriod"
+}
+
+record! {
+    /// `linux.resources.pids`.
+    Pids {
+        /// Most processes; 0 or −1 is unlimited.
+        limit: Option<i64> = "limit",
+    }
+}
+
+record! {
+    /// `runtime.json`: what LinuxKit's starter does on the host before a container runs.
+    Runtime {
+        /// Mounts: the root file system's first, then the user's.
+        mounts: Vec<Mount> = "mounts",
+        /// Directories to make.
+        mkdir: Vec<String> = "mkdir",
+        /// Control groups to make.
+        cgroups: Vec<String> = "cgroups",
+        /// Network interfaces to make or move in.
+        interfaces: Vec<Interface> = "interfaces",
+        /// Files to bind the new namespaces to.
+        bind_ns: BindNs = "bindNS",
+        /// containerd namespace; meaningless here.
+        namespace: String = "namespace",
+    }
+}
+
+record! {
+    /// One of `interfaces`.
+    #[derive(Clone, PartialEq, Eq)]
+    Interface {
+        /// Its name, on both sides.
+        name: String = "name",
+        /// Link kind to make (`veth`, `wireguard`, …); empty moves an existing one.
+        add: String = "add",
+        /// Name of the other end of a veth, which stays outside.
+        peer: String = "peer",
+        /// Make it outside, then move it.
+        create_in_root: bool = "createInRoot",
+    }
+}
+
+record! {
+    /// `bindNS`: one path per kind, empty for none.
+    #[derive(Clone, PartialEq, Eq)]
+    BindNs {
+        cgroup: String = "cgroup",
+        ipc: String = "ipc",
+        mnt: String = "mnt",
+        net: String = "net",
+        pid: String = "pid",
+        user: String = "user",
+        uts: String = "uts",
+    }
+}
+
+impl FromJson for NamespaceKind {
+    fn from_json(value: &Value) -> Read<Self> {
+        Ok(match String::from_json(value)?.as_str() {
+            "pid" => Self::Pid,
+            "network" => Self::Network,
+            "mount" => Self::Mount,
+            "ipc" => Self::Ipc,
+            "uts" => Self::Uts,
+            "user" => Self::User,
+            "cgroup" => Self::Cgroup,
+            "time" => Self::Time,
+            other => return Err(Fault::new(format!("unknown kind {other:?}"))),
+        })
+    }
 }
 
 impl BindNs {
@@ -389,68 +465,61 @@ impl BindNs {
 impl Config {
     /// Parses and checks `config.json`.
     pub(crate) fn parse(bytes: &[u8]) -> Result<Self> {
-        let config: Self = serde_json::from_slice(bytes).context(|| "config.json")?;
+        let config: Self = json::parse(bytes).context(|| "config.json")?;
         config.check()?;
         Ok(config)
     }
 
     /// Refuses what we would not honour, by name.
     fn check(&self) -> Result<()> {
-        let (process, linux, resources) = (&self.process, &self.linux, &self.linux.resources);
+        let (process, linux) = (&self.process, &self.linux);
         let has = |kind| linux.namespaces.iter().any(|n| n.kind == kind);
         let joins = |kind| {
             let mut all = linux.namespaces.iter();
             all.any(|n| n.kind == kind && !n.path.is_empty())
         };
-        let id_mapped = |m: &Mount| !m.uid_mappings.is_empty() || !m.gid_mappings.is_empty();
         let refused = [
-            ("hooks", self.hooks.is_some()),
             ("process.terminal", process.terminal),
-            (
-                "process.apparmorProfile",
-                process.apparmor_profile.is_some(),
-            ),
-            ("process.selinuxLabel", process.selinux_label.is_some()),
-            ("process.scheduler", process.scheduler.is_some()),
-            ("process.ioPriority", process.io_priority.is_some()),
-            ("linux.uidMappings", !linux.uid_mappings.is_empty()),
-            ("linux.gidMappings", !linux.gid_mappings.is_empty()),
-            ("linux.seccomp", linux.seccomp.is_some()),
-            ("linux.mountLabel", linux.mount_label.is_some()),
-            ("linux.intelRdt", linux.intel_rdt.is_some()),
-            ("linux.personality", linux.personality.is_some()),
-            ("linux.timeOffsets", linux.time_offsets.is_some()),
-            ("linux.namespaces: user", has(NamespaceKind::User)),
             ("linux.namespaces: time", has(NamespaceKind::Time)),
             (
                 "linux.namespaces: path of a mount namespace",
                 joins(NamespaceKind::Mount),
             ),
-            ("linux.resources.blockIO", resources.block_io.is_some()),
-            (
-                "linux.resources.hugepageLimits",
-                !resources.hugepage_limits.is_empty(),
-            ),
-            ("linux.resources.network", resources.network.is_some()),
-            ("linux.resources.rdma", resources.rdma.is_some()),
-            (
-                "linux.resources.cpu.realtimeRuntime",
-                resources.cpu.realtime_runtime.is_some() || resources.cpu.realtime_period.is_some(),
-            ),
-            ("mounts: uidMappings", self.mounts.iter().any(id_mapped)),
         ];
         if let Some((member, _)) = refused.iter().find(|(_, present)| *present) {
-            return Err(Error::new(format!(
-                "config.json: {member} is not supported"
-            )));
+            return Err(Error::new(format!("config.json: {member}: not supported")));
         }
+        let hooks = &self.hooks;
+        let mut hooks = [
+            &hooks.prestart,
+            &hooks.create_runtime,
+            &hooks.create_container,
+            &hooks.start_container,
+            &hooks.poststart,
+            &hooks.poststop,
+        ]
+        .into_iter()
+        .flatten();
+        let mapped = [&linux.uid_mappings, &linux.gid_mappings];
         let missing = [
             ("root.path is empty", self.root.path.is_empty()),
             ("process.args is empty", process.args.is_empty()),
             ("process.cwd is not absolute", !process.cwd.starts_with('/')),
             (
+                "hooks: path is not absolute",
+                hooks.any(|hook| !hook.path.starts_with('/')),
+            ),
+            (
                 "linux.namespaces has no mount namespace",
                 !has(NamespaceKind::Mount),
+            ),
+            (
+                "linux.uidMappings and linux.gidMappings: a new user namespace needs both",
+                self.is_new(NamespaceKind::User) && mapped.iter().any(|m| m.is_empty()),
+            ),
+            (
+                "linux.uidMappings without a user namespace",
+                !has(NamespaceKind::User) && mapped.iter().any(|m| !m.is_empty()),
             ),
             (
                 "hostname without a uts namespace",
@@ -477,7 +546,7 @@ impl Config {
 impl Runtime {
     /// Parses `runtime.json`.
     pub(crate) fn parse(bytes: &[u8]) -> Result<Self> {
-        serde_json::from_slice(bytes).context(|| "runtime.json")
+        json::parse(bytes).context(|| "runtime.json")
     }
 }
 
@@ -506,9 +575,12 @@ mod tests {
     #[test]
     fn what_we_would_not_honour_is_refused_by_name() {
         for (from, to, word) in [
-            (r#""resources":{}"#, r#""seccomp":{"x":1}"#, "linux.seccomp"),
-            (r#""type":"pid""#, r#""type":"user""#, "user"),
-            (r#""ociVersion":"1.2.1""#, r#""hooks":{}"#, "hooks"),
+            (
+                r#""resources":{}"#,
+                r#""intelRdt":{}"#,
+                "linux.intelRdt: not supported",
+            ),
+            (r#""type":"pid""#, r#""type":"user""#, "gidMappings"),
             (r#"["/bin/sh"]"#, "[]", "process.args"),
             (r#""type":"mount""#, r#""type":"ipc""#, "no mount namespace"),
             (r#""ociVersion":"1.2.1""#, r#""hostname":"x""#, "uts"),

@@ -5,7 +5,7 @@
 
 use std::ffi::CString;
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Set in a child between fork and exec: there, a panic must not power the machine off.
@@ -35,14 +35,16 @@ pub(crate) enum Fork {
     Child,
 }
 
-/// Forks with the `CLONE_NEW*` flags given (clone3(2), Linux 5.3).
+/// Forks with the `CLONE_NEW*` flags given (clone3(2), Linux 5.3). With `CLONE_PARENT` the child is
+/// our parent's, and announces its end as we would.
 pub(crate) fn fork(flags: u64) -> io::Result<Fork> {
+    let is_sibling = flags & libc::CLONE_PARENT as u64 != 0;
     let arguments = libc::clone_args {
         flags,
         pidfd: 0,
         child_tid: 0,
         parent_tid: 0,
-        exit_signal: libc::SIGCHLD as u64,
+        exit_signal: if is_sibling { 0 } else { libc::SIGCHLD as u64 },
         stack: 0,
         stack_size: 0,
         tls: 0,
@@ -109,6 +111,21 @@ pub(crate) fn close_others_on_exec() -> io::Result<()> {
     match done {
         0 => Ok(()),
         _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// Closes every descriptor from 3 on but those given, in a process that ends with [`exit_now`].
+pub(crate) fn close_all_but(keep: &[RawFd]) {
+    let mut keep: Vec<u32> = keep.iter().filter_map(|fd| (*fd).try_into().ok()).collect();
+    keep.sort_unstable();
+    let mut first = 3;
+    for last in keep.into_iter().chain([u32::MAX]) {
+        if first < last {
+            // SAFETY: values that own one of these are never dropped nor used again, since the
+            // process ends without running destructors.
+            unsafe { libc::syscall(libc::SYS_close_range, first, last - 1, 0) };
+        }
+        first = first.max(last.saturating_add(1));
     }
 }
 

@@ -1,0 +1,135 @@
+//! Namespaces of a container: those it joins, those made for it, and who is who in a user
+//! namespace.
+//!
+//! A namespace belongs to the user namespace its maker is in, and whoever has joined a user
+//! namespace cannot come back. So joining is done by a process between: it joins everything, the
+//! user namespace last, and clones the container's process as a child of its own parent.
+
+use std::fs;
+use std::io::{Read, Write, pipe};
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+
+use rustix::fs::{Mode, OFlags};
+use rustix::process::{Pid, WaitOptions};
+use rustix::thread::LinkNameSpaceType;
+
+use crate::container::STATUS_BYTES_MAX;
+use crate::error::{Context, Error, Result};
+use crate::spec::{Config, IdMapping, NamespaceKind};
+use crate::sys::{self, Fork};
+
+/// Namespaces to join, opened while their paths are visible, in the order to join them.
+#[derive(Debug)]
+pub(crate) struct Joins(Vec<(OwnedFd, LinkNameSpaceType)>);
+
+impl Joins {
+    pub(crate) fn open(config: &Config) -> Result<Self> {
+        let mut joins = Vec::new();
+        let named = config.linux.namespaces.iter();
+        for namespace in named.filter(|n| !n.path.is_empty()) {
+            let kind = match namespace.kind {
+                NamespaceKind::Pid => LinkNameSpaceType::ProcessID,
+                NamespaceKind::Network => LinkNameSpaceType::Network,
+                NamespaceKind::Ipc => LinkNameSpaceType::InterProcessCommunication,
+                NamespaceKind::Uts => LinkNameSpaceType::HostNameAndNISDomainName,
+                NamespaceKind::Cgroup => LinkNameSpaceType::ControlGroup,
+                NamespaceKind::User => LinkNameSpaceType::User,
+                NamespaceKind::Mount | NamespaceKind::Time => {
+                    return Err(Error::new(format!(
+                        "config.json: linux.namespaces: joining a {:?} namespace is not supported",
+                        namespace.kind
+                    )));
+                }
+            };
+            let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+            let fd = rustix::fs::open(&namespace.path, flags, Mode::empty())
+                .context(|| format!("namespace {}", namespace.path))?;
+            joins.push((fd, kind));
+        }
+        joins.sort_by_key(|(_, kind)| *kind == LinkNameSpaceType::User);
+        Ok(Self(joins))
+    }
+
+    /// Forks into the container's namespaces, joined and new.
+    pub(crate) fn fork(&self, config: &Config) -> Result<Fork> {
+        let flags = new_namespaces(config);
+        if self.0.is_empty() {
+            return sys::fork(flags).context(|| "clone3");
+        }
+        let (mut answer, mut report) = pipe().context(|| "pipe")?;
+        let between = match sys::fork(0).context(|| "clone3")? {
+            Fork::Parent(pid) => pid,
+            Fork::Child => {
+                drop(answer);
+                let text = match self.join_and_clone(flags) {
+                    Ok(Fork::Child) => return Ok(Fork::Child),
+                    Ok(Fork::Parent(pid)) => format!("={}", pid.as_raw_nonzero()),
+                    Err(cause) => cause.to_string(),
+                };
+                let _ = report.write_all(&text.as_bytes()[..text.len().min(STATUS_BYTES_MAX)]);
+                sys::exit_now(0)
+            }
+        };
+        drop(report);
+        // Written at once, and shorter than a pipe's buffer: one read.
+        let mut text = [0; STATUS_BYTES_MAX];
+        let length = answer.read(&mut text).context(|| "join namespaces")?;
+        let _ = rustix::process::waitpid(Some(between), WaitOptions::empty());
+        let text = String::from_utf8_lossy(&text[..length]);
+        let pid = text.strip_prefix('=').and_then(|pid| pid.parse().ok());
+        match pid.and_then(Pid::from_raw) {
+            Some(pid) => Ok(Fork::Parent(pid)),
+            None => Err(Error::new(text)),
+        }
+    }
+
+    fn join_and_clone(&self, flags: u64) -> Result<Fork> {
+        for (fd, kind) in &self.0 {
+            rustix::thread::move_into_link_name_space(fd.as_fd(), Some(*kind))
+                .context(|| format!("join {kind:?} namespace"))?;
+        }
+        sys::fork(flags | libc::CLONE_PARENT as u64).context(|| "clone3")
+    }
+}
+
+/// Returns the `CLONE_NEW*` flags of a container. A control group namespace comes later, since
+/// its root is the group one is in when making it.
+fn new_namespaces(config: &Config) -> u64 {
+    [
+        (NamespaceKind::User, libc::CLONE_NEWUSER),
+        (NamespaceKind::Pid, libc::CLONE_NEWPID),
+        (NamespaceKind::Network, libc::CLONE_NEWNET),
+        (NamespaceKind::Mount, libc::CLONE_NEWNS),
+        (NamespaceKind::Ipc, libc::CLONE_NEWIPC),
+        (NamespaceKind::Uts, libc::CLONE_NEWUTS),
+    ]
+    .into_iter()
+    .filter(|(kind, _)| config.is_new(*kind))
+    .fold(0, |flags, (_, flag)| flags | flag as u64)
+}
+
+/// Says which users and groups of a new user namespace are which outside (user_namespaces(7)).
+pub(crate) fn map_ids(config: &Config, pid: Pid) -> Result<()> {
+    if !config.is_new(NamespaceKind::User) {
+        return Ok(());
+    }
+    let write = |file: &str, mappings: &[IdMapping]| {
+        let path = format!("/proc/{}/{file}", pid.as_raw_nonzero());
+        fs::write(path, map_text(mappings))
+    };
+    write("gid_map", &config.linux.gid_mappings).context(|| "linux.gidMappings")?;
+    write("uid_map", &config.linux.uid_mappings).context(|| "linux.uidMappings")
+}
+
+/// Returns mappings as the kernel reads them, one a line.
+fn map_text(mappings: &[IdMapping]) -> String {
+    let line = |m: &IdMapping| format!("{} {} {}\n", m.container_id, m.host_id, m.size);
+    mappings.iter().map(line).collect()
+}
+
+/// Returns whether a process is in another user namespace than we are.
+pub(crate) fn is_other_user_namespace(pid: Pid) -> bool {
+    let of = |who: &str| fs::read_link(Path::new("/proc").join(who).join("ns/user")).ok();
+    of(&pid.as_raw_nonzero().to_string()) != of("self")
+}

@@ -27,7 +27,7 @@ use crate::namespaces::Joins;
 use crate::policy::Ready;
 use crate::ready::Notify;
 use crate::spec::NamespaceKind;
-use crate::{cgroup, hooks, namespaces, netlink, process, rootfs, say, sys};
+use crate::{cgroup, hooks, namespaces, netlink, process, rootfs, say, sys, terminal};
 
 /// Longest error text taken from a child.
 pub(crate) const STATUS_BYTES_MAX: usize = 4096;
@@ -51,10 +51,17 @@ pub(crate) struct Started {
     pub(crate) cgroup: Option<PathBuf>,
     /// Where it says that it is ready, if it does.
     pub(crate) notify: Option<Notify>,
+    /// If it has a terminal: the socket from which [`terminal::receive`] takes the other side of
+    /// it, once `status` has ended. Who drops this too early keeps the container from starting, and
+    /// who drops the terminal hangs up. All output comes out of there; `stdout` and `stderr` end.
+    #[allow(dead_code, reason = "for the supervisor")]
+    pub(crate) terminal: Option<OwnedFd>,
 }
 
 /// The child's ends of the pipes.
 struct Ends {
+    /// Where a terminal goes.
+    terminal: Option<OwnedFd>,
     /// To the companion that runs hooks outside.
     hooks: Option<hooks::Line>,
     stdout: PipeWriter,
@@ -93,7 +100,9 @@ fn start_in(bundle: &mut Bundle, cgroup: Option<PathBuf>) -> Result<Started> {
     let ((stdout, child_stdout), (stderr, child_stderr)) = (make()?, make()?);
     let ((status, child_status), (child_gate, gate)) = (make()?, make()?);
     let (hooks, line) = hooks::line(bundle)?.unzip();
+    let (terminal, child_terminal) = terminal::socket(&bundle.config.process)?.unzip();
     let ends = Ends {
+        terminal: child_terminal,
         hooks,
         stdout: child_stdout,
         stderr: child_stderr,
@@ -104,7 +113,7 @@ fn start_in(bundle: &mut Bundle, cgroup: Option<PathBuf>) -> Result<Started> {
     let pid = match joins.fork(&bundle.config)? {
         sys::Fork::Child => {
             // Our copies of the parent's ends would keep it from seeing the end of ours.
-            drop((stdout, stderr, status, gate, line));
+            drop((stdout, stderr, status, gate, line, terminal));
             child(bundle, ends)
         }
         sys::Fork::Parent(pid) => pid,
@@ -130,6 +139,7 @@ fn start_in(bundle: &mut Bundle, cgroup: Option<PathBuf>) -> Result<Started> {
         status: status.into(),
         cgroup,
         notify,
+        terminal,
     })
 }
 
@@ -207,6 +217,10 @@ fn become_container(bundle: &Bundle, ends: Ends) -> Result<std::convert::Infalli
     let root = rootfs::mount(bundle)?;
     hooks::root_is_mounted(bundle, ends.hooks.as_ref())?;
     rootfs::enter(bundle, &root)?;
+    if let Some(socket) = &ends.terminal {
+        terminal::open(process, socket)?;
+    }
+    rootfs::make_readonly(config)?;
     if !config.hostname.is_empty() {
         rustix::system::sethostname(config.hostname.as_bytes()).context(|| "hostname")?;
     }

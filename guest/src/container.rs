@@ -27,7 +27,7 @@ use crate::namespaces::Joins;
 use crate::policy::{Main, Ready};
 use crate::ready::Notify;
 use crate::spec::NamespaceKind;
-use crate::{cgroup, hooks, namespaces, netlink, process, rootfs, say, sys, users};
+use crate::{cgroup, hooks, namespaces, netlink, process, rootfs, say, sys, terminal, users};
 
 /// Longest error text taken from a child.
 pub(crate) const STATUS_BYTES_MAX: usize = 4096;
@@ -53,12 +53,19 @@ pub(crate) struct Started {
     pub(crate) notify: Option<Notify>,
     /// Its standard input, if somebody may attach to it.
     pub(crate) stdin: Option<OwnedFd>,
+    /// If it has a terminal: the socket from which [`terminal::receive`] takes the other side of
+    /// it, once `status` has ended. Who drops this too early keeps the container from starting, and
+    /// who drops the terminal hangs up. All output comes out of there; `stdout` and `stderr` end.
+    #[allow(dead_code, reason = "for the supervisor")]
+    pub(crate) terminal: Option<OwnedFd>,
 }
 
 /// The child's ends of the pipes.
 struct Ends {
     /// `/dev/null` without it.
     stdin: Option<PipeReader>,
+    /// Where a terminal goes.
+    terminal: Option<OwnedFd>,
     /// To the companion that runs hooks outside.
     hooks: Option<hooks::Line>,
     stdout: PipeWriter,
@@ -99,7 +106,9 @@ fn start_in(bundle: &mut Bundle, cgroup: Option<PathBuf>) -> Result<Started> {
     let (hooks, line) = hooks::line(bundle)?.unzip();
     let attaches = bundle.policy.main == Main::Attach;
     let (child_stdin, stdin) = attaches.then(make).transpose()?.unzip();
+    let (terminal, child_terminal) = terminal::socket(&bundle.config.process)?.unzip();
     let ends = Ends {
+        terminal: child_terminal,
         hooks,
         stdin: child_stdin,
         stdout: child_stdout,
@@ -111,7 +120,7 @@ fn start_in(bundle: &mut Bundle, cgroup: Option<PathBuf>) -> Result<Started> {
     let pid = match joins.fork(&bundle.config)? {
         sys::Fork::Child => {
             // Our copies of the parent's ends would keep it from seeing the end of ours.
-            drop((stdin, stdout, stderr, status, gate, line));
+            drop((stdin, stdout, stderr, status, gate, line, terminal));
             child(bundle, ends)
         }
         sys::Fork::Parent(pid) => pid,
@@ -141,6 +150,7 @@ fn start_in(bundle: &mut Bundle, cgroup: Option<PathBuf>) -> Result<Started> {
         cgroup,
         notify,
         stdin: stdin.map(OwnedFd::from),
+        terminal,
     })
 }
 
@@ -220,6 +230,10 @@ fn become_container(bundle: &mut Bundle, ends: Ends) -> Result<std::convert::Inf
     if bundle.policy.main != Main::Attach {
         rootfs::reopen_null()?;
     }
+    if let Some(socket) = &ends.terminal {
+        terminal::open(&config.process, socket)?;
+    }
+    rootfs::make_readonly(config)?;
     if !config.hostname.is_empty() {
         rustix::system::sethostname(config.hostname.as_bytes()).context(|| "hostname")?;
     }

@@ -37,6 +37,7 @@ mod process;
 mod ready;
 mod rootfs;
 mod seccomp;
+mod terminal;
 mod users;
 
 mod dhcp;

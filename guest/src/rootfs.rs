@@ -138,8 +138,7 @@ pub(crate) fn mount(bundle: &Bundle) -> Result<Inside> {
 pub(crate) fn enter(bundle: &Bundle, inside: &Inside) -> Result<()> {
     let config = &bundle.config;
     pivot(inside)?;
-    make_cwd(&config.process.cwd)?;
-    make_readonly(config)
+    make_cwd(&config.process.cwd)
 }
 
 /// Makes the mount that holds the root private: pivot_root(2) refuses a shared parent.
@@ -388,7 +387,8 @@ fn make_cwd(cwd: &str) -> Result<()> {
     crate::bundle::make_directories(Path::new(cwd)).context(|| "process.cwd")
 }
 
-fn make_readonly(config: &Config) -> Result<()> {
+/// Makes read-only what is to be so, now that nothing is made in there any more.
+pub(crate) fn make_readonly(config: &Config) -> Result<()> {
     for wanted in &config.mounts {
         let parsed = options::parse(&wanted.options)?;
         if wanted.kind == "tmpfs" && parsed.flags & RDONLY != 0 {

@@ -73,8 +73,10 @@ record! {
 record! {
     /// `process`.
     Process {
-        /// Wants a terminal; refused.
+        /// Wants a terminal.
         terminal: bool = "terminal",
+        /// Its size.
+        console_size: Option<ConsoleSize> = "consoleSize",
         /// Identity.
         user: User = "user",
         /// Program and arguments.
@@ -93,6 +95,16 @@ record! {
         oom_score_adj: Option<i32> = "oomScoreAdj",
     }
     refused "apparmorProfile" "selinuxLabel" "scheduler" "ioPriority"
+}
+
+record! {
+    /// `process.consoleSize`, in characters.
+    ConsoleSize {
+        /// Rows.
+        height: u16 = "height",
+        /// Columns.
+        width: u16 = "width",
+    }
 }
 
 record! {
@@ -479,7 +491,6 @@ impl Config {
             all.any(|n| n.kind == kind && !n.path.is_empty())
         };
         let refused = [
-            ("process.terminal", process.terminal),
             ("linux.namespaces: time", has(NamespaceKind::Time)),
             (
                 "linux.namespaces: path of a mount namespace",
@@ -581,6 +592,11 @@ mod tests {
                 "linux.intelRdt: not supported",
             ),
             (r#""type":"pid""#, r#""type":"user""#, "gidMappings"),
+            (
+                r#""ociVersion":"1.2.1""#,
+                r#""hooks":{"poststop":[{"path":"a"}]}"#,
+                "hooks: path is not absolute",
+            ),
             (r#"["/bin/sh"]"#, "[]", "process.args"),
             (r#""type":"mount""#, r#""type":"ipc""#, "no mount namespace"),
             (r#""ociVersion":"1.2.1""#, r#""hostname":"x""#, "uts"),

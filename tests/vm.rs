@@ -417,6 +417,39 @@ fn an_image_is_run_like_a_program() {
     assert_eq!(String::from_utf8_lossy(&output.stderr), "bad\n");
     assert_eq!(output.status.code(), Some(3));
 
+    // A terminal: what is typed is echoed, and Ctrl-D is the end.
+    let look =
+        "/bin/busybox tty; /bin/busybox stty size; read line; echo got $line; /bin/busybox cat";
+    let typescript = "export KILN=$0; exec script -qec 'stty rows 33 cols 99; $KILN run -q -it --accel tcg \
+                      --insecure-registry $HOST $IMAGE -- sh -c \"$LOOK\"' /dev/null";
+    let mut child = images
+        .space
+        .command_in(&["sh", "-c", typescript])
+        .env("HOST", &images.registry.host)
+        .env("IMAGE", &box_)
+        .env("LOOK", look)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("script (Debian's package bsdutils)");
+    let mut typed = child.stdin.take().unwrap();
+    let mut shown = child.stdout.take().unwrap();
+    let mut screen = String::new();
+    let mut until = |text: &str| {
+        let mut buffer = [0; 1024];
+        while !screen.contains(text) {
+            let count = shown.read(&mut buffer).unwrap();
+            assert!(count > 0, "no {text:?} in {screen:?}");
+            screen.push_str(&String::from_utf8_lossy(&buffer[..count]));
+        }
+    };
+    until("33 99");
+    typed.write_all(b"words\n").unwrap();
+    until("got words");
+    typed.write_all(b"\x04").unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+    assert!(screen.starts_with("/dev/pts/0"), "{screen:?}");
+
     let missing = images.run(&["--entrypoint", "/nothing", &box_]);
     assert_eq!(missing.code, Some(127));
     assert!(missing.stderr.contains("/nothing"), "{}", missing.stderr);

@@ -127,8 +127,9 @@ impl Bundle {
             None => Runtime::default(),
         };
         let id = directory.file_name().unwrap_or_default();
-        let config = Config::parse(&config)?;
+        let mut config = Config::parse(&config)?;
         let policy = Policy::of(&config.annotations).context(|| "config.json")?;
+        config.process.terminal |= policy.terminal;
         Ok(Self {
             directory: directory.to_owned(),
             id: id.to_string_lossy().into_owned(),

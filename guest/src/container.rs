@@ -56,7 +56,6 @@ pub(crate) struct Started {
     /// If it has a terminal: the socket from which [`terminal::receive`] takes the other side of
     /// it, once `status` has ended. Who drops this too early keeps the container from starting, and
     /// who drops the terminal hangs up. All output comes out of there; `stdout` and `stderr` end.
-    #[allow(dead_code, reason = "for the supervisor")]
     pub(crate) terminal: Option<OwnedFd>,
 }
 

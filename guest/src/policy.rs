@@ -36,6 +36,9 @@ pub(crate) struct Policy {
     pub(crate) user: Option<String>,
     /// `kiln.main`: whether the machine is there for this service: `off`, `on` or `attach`.
     pub(crate) main: Main,
+    /// `kiln.terminal`: whether it has a terminal, `on` or `off`, which config.json of a description
+    /// cannot say.
+    pub(crate) terminal: bool,
     /// `kiln.console`: whether its output is shown there, `on` or `off`.
     pub(crate) console: bool,
 }
@@ -91,6 +94,7 @@ impl Default for Policy {
             stop_wait: STOP_WAIT,
             user: None,
             main: Main::Off,
+            terminal: false,
             console: true,
         }
     }
@@ -151,17 +155,20 @@ impl Policy {
                     _ => return Err("off, on or attach"),
                 };
             }
-            "console" => {
-                self.console = match value {
-                    "on" => true,
-                    "off" => false,
-                    _ => return Err("on or off"),
-                };
-            }
+            "terminal" => self.terminal = switch(value)?,
+            "console" => self.console = switch(value)?,
             // A newer kiln may know more.
             _ => {}
         }
         Ok(())
+    }
+}
+
+fn switch(value: &str) -> std::result::Result<bool, &'static str> {
+    match value {
+        "on" => Ok(true),
+        "off" => Ok(false),
+        _ => Err("on or off"),
     }
 }
 
@@ -286,6 +293,7 @@ mod tests {
             stop_wait: Duration::from_secs(30),
             user: Some("web:www".into()),
             main: Main::On,
+            terminal: false,
             console: false,
         };
         assert_eq!(policy.unwrap(), expected);

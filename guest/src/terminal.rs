@@ -77,7 +77,6 @@ fn send(socket: &OwnedFd, master: &OwnedFd) -> Result<()> {
 ///
 /// [`Started::terminal`]: crate::container::Started::terminal
 /// [`Started::status`]: crate::container::Started::status
-#[allow(dead_code, reason = "for the supervisor")]
 pub(crate) fn receive(socket: &OwnedFd) -> Result<OwnedFd> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut control = RecvAncillaryBuffer::new(&mut space);

@@ -285,6 +285,12 @@ pub(crate) struct Run {
     /// Of an image: what its entrypoint gets in place of its own arguments
     #[arg(last = true, value_name = "ARGS")]
     pub(crate) words: Vec<String>,
+    /// Of an image: give its program a terminal, which is this one
+    #[arg(short, long)]
+    pub(crate) tty: bool,
+    /// Of an image: connect standard input, as is always done
+    #[arg(short, long, hide = true)]
+    pub(crate) interactive: bool,
     /// Of an image: set a variable of the environment, or hand on this one's; can be repeated
     #[arg(short, long, value_name = "NAME[=VALUE]")]
     pub(crate) env: Vec<String>,

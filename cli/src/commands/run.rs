@@ -93,11 +93,12 @@ impl What {
             || !arguments.env.is_empty()
             || arguments.user.is_some()
             || arguments.workdir.is_some()
-            || arguments.entrypoint.is_some();
+            || arguments.entrypoint.is_some()
+            || arguments.tty;
         match &what {
             Self::Image(_) => Ok(what),
             _ if is_of_images => Err(Failure::usage(
-                "arguments, --env, --user, --workdir and --entrypoint are for images",
+                "arguments, --tty, --env, --user, --workdir and --entrypoint are for images",
                 "a description says all that of its services itself",
             )),
             _ => Ok(what),
@@ -159,7 +160,7 @@ fn boot(
         return print(&format!("{}\n", place.name()));
     }
     if attaches {
-        return attach(&mut qemu, &place);
+        return attach(&mut qemu, &place, arguments.tty);
     }
     let console = qemu.console();
     let console = console.map_err(|error| cannot(&error, qemu.complaint()))?;
@@ -211,13 +212,14 @@ fn stay(
 }
 
 /// Has the standard streams of the machine's service, and ends as that does.
-fn attach(qemu: &mut Qemu, place: &Place) -> Result<(), Failure> {
+fn attach(qemu: &mut Qemu, place: &Place, tty: bool) -> Result<(), Failure> {
     let interruption = build::watch_signals()?;
     let cancelled = || interruption.flag().load(Ordering::Relaxed);
     let talk = || -> io::Result<Option<u8>> {
         let mut port = Port::open(place)?;
-        port.request(&["attach".to_owned(), run_image::SERVICE.to_owned()], false)?;
-        port.relay(false, None, cancelled)
+        let words = ["attach", run_image::SERVICE].map(str::to_owned);
+        let raw = port.request(&words, tty)?;
+        port.relay(raw, None, cancelled)
     };
     match talk() {
         Ok(Some(status)) => {

@@ -175,6 +175,9 @@ fn service(arguments: &Run, image: &str, settings: &ImageConfig) -> Result<Value
         true => json!({"kiln.main": "on"}),
         false => json!({"kiln.main": "attach", "kiln.console": "off"}),
     };
+    if arguments.tty && !arguments.detach {
+        annotations["kiln.terminal"] = json!("on");
+    }
     let user = arguments.user.as_ref().unwrap_or(&settings.user);
     if !user.is_empty() {
         annotations["kiln.user"] = json!(user);

@@ -7,6 +7,8 @@ use std::collections::VecDeque;
 use std::io::{self, Read, Write};
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
 use rustix::event::{PollFd, PollFlags, poll};
@@ -26,6 +28,7 @@ const POWER_OFF_PATIENCE: Duration = Duration::from_secs(2);
 const STDOUT: u8 = 1;
 const STDERR: u8 = 2;
 const STDIN: u8 = 3;
+const WINDOW: u8 = 4;
 const END: u8 = 6;
 const BEGIN: u8 = 7;
 
@@ -90,6 +93,10 @@ impl Port {
         patience: Option<Duration>,
         cancelled: impl Fn() -> bool,
     ) -> io::Result<Option<u8>> {
+        let resized = Arc::new(AtomicBool::new(false));
+        if raw {
+            signal_hook::flag::register(signal_hook::consts::SIGWINCH, resized.clone())?;
+        }
         let raw = raw.then(Raw::new).flatten();
         let (mut input, mut buffer) = (VecDeque::new(), vec![0; 16 << 10]);
         let (mut input_open, mut answered) = (self.takes_input, false);
@@ -98,6 +105,12 @@ impl Port {
         loop {
             if cancelled() {
                 return Ok(None);
+            }
+            if resized.swap(false, Ordering::Relaxed)
+                && let Ok(size) = tcgetwinsize(io::stdin())
+            {
+                let size = [size.ws_row.to_le_bytes(), size.ws_col.to_le_bytes()].concat();
+                self.stream.write_all(&frame(WINDOW, &size))?;
             }
             let left = match patience {
                 Some(patience) if !answered => match patience.checked_sub(began.elapsed()) {

@@ -11,7 +11,7 @@ const PREFIX: &str = "kiln.";
 /// An annotation, and what its values are.
 type Known = (&'static str, fn(&str) -> bool, &'static str);
 
-const KNOWN: [Known; 9] = [
+const KNOWN: [Known; 10] = [
     (
         "kiln.restart",
         |value| match value.strip_prefix("on-failure:") {
@@ -67,6 +67,11 @@ const KNOWN: [Known; 9] = [
         "kiln.main",
         |value| ["off", "on", "attach"].contains(&value),
         "off, on or attach",
+    ),
+    (
+        "kiln.terminal",
+        |value| ["on", "off"].contains(&value),
+        "on or off",
     ),
     (
         "kiln.console",

@@ -246,6 +246,21 @@ impl Supervisor {
         pid
     }
 
+    /// Takes a container's terminal, if it has one now.
+    fn take_terminal(&mut self, index: usize) {
+        let Some(terminal) = self.containers[index].take_terminal() else {
+            return;
+        };
+        let running = &self.containers[index];
+        let its = |(pid, stream): &&(Pid, Stream)| {
+            (*pid == running.pid).then_some((stream.journal, stream.held))
+        };
+        if let Some((journal, held)) = self.streams.iter().find_map(|entry| its(&entry)) {
+            let stream = Stream::new(terminal, Output::Stdout, journal, held);
+            self.streams.push((running.pid, stream));
+        }
+    }
+
     /// Returns the log of a container, begun if it has none yet.
     fn journal(&mut self, bundle: &Bundle) -> usize {
         let is_its = |journal: &Journal| journal.is_of(&bundle.id, bundle.phase);
@@ -413,7 +428,10 @@ impl Supervisor {
                 Source::Button => self.take_button(),
                 Source::Uevents => self.take_uevents(),
                 Source::Console => console::lock().drain(),
-                Source::Status(index) => self.containers[index].take_status(),
+                Source::Status(index) => {
+                    self.containers[index].take_status();
+                    self.take_terminal(index);
+                }
                 Source::Stream(index) => {
                     let (_, stream) = &mut self.streams[index];
                     stream.pump(&mut self.journals[stream.journal], |_, _| {});

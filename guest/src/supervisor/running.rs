@@ -8,9 +8,10 @@ use rustix::process::{Pid, Signal, WaitStatus, kill_process};
 
 use crate::bundle::{Bundle, Phase, short_name};
 use crate::container::{STATUS_BYTES_MAX, Started};
+use crate::error::Context;
 use crate::policy::{self, Ready};
 use crate::ready::{self, Notify};
-use crate::{cgroup, say};
+use crate::{cgroup, say, terminal};
 
 use super::program::exit_code;
 
@@ -29,6 +30,8 @@ pub(super) struct Running {
     pub(super) notify: Option<Notify>,
     /// Its standard input, while somebody may attach to it.
     pub(super) stdin: Option<OwnedFd>,
+    /// Where its terminal comes from, once the program runs.
+    terminal: Option<OwnedFd>,
     look: Option<Look>,
 }
 
@@ -51,6 +54,7 @@ impl Running {
             exit: None,
             notify: started.notify,
             stdin: started.stdin,
+            terminal: started.terminal,
             look: looks.then_some(Look {
                 at: now,
                 wait: ready::LOOK_MIN,
@@ -78,6 +82,23 @@ impl Running {
                 self.error.extend_from_slice(&buffer[..length.min(room)]);
             }
         }
+    }
+
+    /// Takes its terminal, once the program runs: all its input, and what it returns all its output.
+    pub(super) fn take_terminal(&mut self) -> Option<OwnedFd> {
+        if !self.is_up() {
+            return None;
+        }
+        let socket = self.terminal.take()?;
+        let taken = terminal::receive(&socket).and_then(|master| {
+            rustix::io::ioctl_fionbio(&master, true).context(|| "terminal")?;
+            self.stdin = Some(master.try_clone().context(|| "terminal")?);
+            Ok(master)
+        });
+        let id = &self.bundle.id;
+        taken
+            .inspect_err(|cause| say!("{id}: terminal: {cause}"))
+            .ok()
     }
 
     /// Returns when to look next whether it is ready.

@@ -70,6 +70,8 @@ enum Job {
         id: String,
         pending: VecDeque<u8>,
         input_ended: bool,
+        /// The size its terminal is to have.
+        window: Option<session::Window>,
     },
 }
 
@@ -238,6 +240,7 @@ impl Supervisor {
                     id: self.service(name).map_err(failure)?.id.clone(),
                     pending: VecDeque::new(),
                     input_ended: false,
+                    window: request.terminal,
                 };
             }
             ["start", name] => {
@@ -398,10 +401,21 @@ impl Supervisor {
                 id,
                 pending,
                 input_ended,
+                window,
             } => {
                 let running = self.containers.iter_mut().find(|c| c.bundle.id == *id);
                 if let Some(running) = running {
-                    feed(&mut running.stdin, pending, *input_ended);
+                    let is_terminal = running.bundle.config.process.terminal;
+                    if let (true, Some(terminal), Some(size)) =
+                        (is_terminal, &running.stdin, *window)
+                    {
+                        exec::set_window(terminal, size);
+                        *window = None;
+                    }
+                    // A terminal is not closed from here: that would hang up.
+                    if !is_terminal || running.stdin.is_some() {
+                        feed(&mut running.stdin, pending, *input_ended && !is_terminal);
+                    }
                 }
                 let mut open = false;
                 for (_, stream) in &mut self.streams {
@@ -463,12 +477,18 @@ impl Conversation {
         if let Job::Attached {
             pending,
             input_ended,
+            window,
             ..
         } = &mut self.job
-            && kind == Kind::Stdin
         {
-            *input_ended |= bytes.is_empty();
-            pending.extend(bytes);
+            match kind {
+                Kind::Stdin => {
+                    *input_ended |= bytes.is_empty();
+                    pending.extend(bytes);
+                }
+                Kind::Window => *window = size(bytes),
+                _ => {}
+            }
         }
         let Job::Program(program) = &mut self.job else {
             return;
@@ -476,12 +496,8 @@ impl Conversation {
         match (kind, bytes) {
             (Kind::Stdin, []) => program.input_ended = true,
             (Kind::Stdin, _) => program.pending.extend(bytes),
-            (Kind::Window, [r0, r1, c0, c1]) if program.terminal => {
-                let size = (
-                    u16::from_le_bytes([*r0, *r1]),
-                    u16::from_le_bytes([*c0, *c1]),
-                );
-                if let Some(terminal) = &program.stdin {
+            (Kind::Window, _) if program.terminal => {
+                if let (Some(terminal), Some(size)) = (&program.stdin, size(bytes)) {
                     exec::set_window(terminal, size);
                 }
             }
@@ -524,6 +540,12 @@ impl Session {
         self.say(Kind::Stdout, text.as_bytes());
         self.end(0);
     }
+}
+
+/// Reads rows and columns.
+fn size(bytes: &[u8]) -> Option<session::Window> {
+    let [r0, r1, c0, c1] = bytes.try_into().ok()?;
+    Some((u16::from_le_bytes([r0, r1]), u16::from_le_bytes([c0, c1])))
 }
 
 fn kind(output: Output) -> Kind {

@@ -32,10 +32,12 @@ mod cgroup;
 mod container;
 mod exec;
 mod hooks;
+mod mount_attributes;
 mod namespaces;
 mod process;
 mod ready;
 mod rootfs;
+mod schedule;
 mod seccomp;
 mod terminal;
 

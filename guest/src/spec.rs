@@ -93,8 +93,65 @@ record! {
         no_new_privileges: bool = "noNewPrivileges",
         /// Written to `/proc/self/oom_score_adj`.
         oom_score_adj: Option<i32> = "oomScoreAdj",
+        /// Which of the processor's schedulers it has.
+        scheduler: Option<Scheduler> = "scheduler",
+        /// When its reads and writes are due.
+        io_priority: Option<IoPriority> = "ioPriority",
     }
-    refused "apparmorProfile" "selinuxLabel" "scheduler" "ioPriority"
+    refused "apparmorProfile" "selinuxLabel"
+}
+
+record! {
+    /// `process.scheduler` (sched_setattr(2)).
+    Scheduler {
+        /// `SCHED_FIFO` …
+        policy: String = "policy",
+        /// Of ordinary policies, −20 to 19.
+        nice: i32 = "nice",
+        /// Of real-time policies, 1 to 99.
+        priority: u32 = "priority",
+        /// `SCHED_FLAG_RESET_ON_FORK` …
+        flags: Vec<String> = "flags",
+        /// Nanoseconds of `SCHED_DEADLINE`.
+        runtime: u64 = "runtime",
+        /// The same.
+        deadline: u64 = "deadline",
+        /// The same.
+        period: u64 = "period",
+    }
+    required "policy"
+}
+
+record! {
+    /// `process.ioPriority` (ioprio_set(2)).
+    IoPriority {
+        /// `IOPRIO_CLASS_BE` …
+        class: String = "class",
+        /// 0 to 7, the first of which is the highest.
+        priority: u16 = "priority",
+    }
+    required "class"
+}
+
+record! {
+    /// `linux.personality` (personality(2)).
+    Personality {
+        /// `LINUX` or `LINUX32`.
+        domain: String = "domain",
+        /// Refused if any.
+        flags: Vec<String> = "flags",
+    }
+    required "domain"
+}
+
+record! {
+    /// One of `linux.timeOffsets`.
+    TimeOffset {
+        /// Seconds, any sign.
+        secs: i64 = "secs",
+        /// And nanoseconds.
+        nanosecs: u32 = "nanosecs",
+    }
 }
 
 record! {
@@ -172,8 +229,11 @@ record! {
         source: String = "source",
         /// Option words.
         options: Vec<String> = "options",
+        /// Whose files are whose: of an id-mapped mount.
+        uid_mappings: Vec<IdMapping> = "uidMappings",
+        /// The same for groups.
+        gid_mappings: Vec<IdMapping> = "gidMappings",
     }
-    refused "uidMappings" "gidMappings"
 }
 
 record! {
@@ -201,8 +261,12 @@ record! {
         gid_mappings: Vec<IdMapping> = "gidMappings",
         /// System calls it may make.
         seccomp: Option<Seccomp> = "seccomp",
+        /// Which kernel it is told it runs on.
+        personality: Option<Personality> = "personality",
+        /// By clock (`monotonic`, `boottime`), in a new time namespace.
+        time_offsets: BTreeMap<String, TimeOffset> = "timeOffsets",
     }
-    refused "mountLabel" "intelRdt" "personality" "timeOffsets"
+    refused "mountLabel" "intelRdt"
 }
 
 record! {
@@ -235,7 +299,7 @@ pub(crate) enum NamespaceKind {
     User,
     /// Control group root.
     Cgroup,
-    /// Clock offsets; refused.
+    /// Clock offsets.
     Time,
 }
 
@@ -331,10 +395,16 @@ record! {
         cpu: Cpu = "cpu",
         /// Number of processes.
         pids: Pids = "pids",
+        /// Reads and writes of disks.
+        block_io: BlockIo = "blockIO",
+        /// Huge pages.
+        hugepage_limits: Vec<HugepageLimit> = "hugepageLimits",
+        /// RDMA, by device.
+        rdma: BTreeMap<String, Rdma> = "rdma",
         /// cgroup v2 files, written as they are.
         unified: BTreeMap<String, String> = "unified",
     }
-    refused "blockIO" "hugepageLimits" "network" "rdma"
+    refused "network"
 }
 
 record! {
@@ -382,6 +452,62 @@ record! {
         idle: Option<i64> = "idle",
     }
     refused "realtimeRuntime" "realtimePeriod"
+}
+
+record! {
+    /// `linux.resources.blockIO`.
+    BlockIo {
+        /// 10–1000.
+        weight: Option<u16> = "weight",
+        /// The same for one disk.
+        weight_device: Vec<DeviceLimit> = "weightDevice",
+        /// Bytes a second.
+        read_bps: Vec<DeviceLimit> = "throttleReadBpsDevice",
+        /// The same.
+        write_bps: Vec<DeviceLimit> = "throttleWriteBpsDevice",
+        /// Operations a second.
+        read_iops: Vec<DeviceLimit> = "throttleReadIOPSDevice",
+        /// The same.
+        write_iops: Vec<DeviceLimit> = "throttleWriteIOPSDevice",
+    }
+    refused "leafWeight"
+}
+
+record! {
+    /// What is so of one disk.
+    DeviceLimit {
+        /// Its number.
+        major: u32 = "major",
+        /// Its number.
+        minor: u32 = "minor",
+        /// Of `throttle…`.
+        rate: u64 = "rate",
+        /// Of `weightDevice`.
+        weight: u16 = "weight",
+    }
+    required "major" "minor"
+    refused "leafWeight"
+}
+
+record! {
+    /// One of `linux.resources.hugepageLimits`.
+    HugepageLimit {
+        /// `2MB` …
+        page_size: String = "pageSize",
+        /// Bytes.
+        limit: u64 = "limit",
+    }
+    required "pageSize" "limit"
+}
+
+record! {
+    /// One of `linux.resources.rdma`.
+    Rdma {
+        /// Most handles.
+        handles: Option<u32> = "hcaHandles",
+        /// Most objects.
+        objects: Option<u32> = "hcaObjects",
+    }
 }
 
 record! {
@@ -490,13 +616,10 @@ impl Config {
             let mut all = linux.namespaces.iter();
             all.any(|n| n.kind == kind && !n.path.is_empty())
         };
-        let refused = [
-            ("linux.namespaces: time", has(NamespaceKind::Time)),
-            (
-                "linux.namespaces: path of a mount namespace",
-                joins(NamespaceKind::Mount),
-            ),
-        ];
+        let refused = [(
+            "linux.namespaces: path of a mount namespace",
+            joins(NamespaceKind::Mount),
+        )];
         if let Some((member, _)) = refused.iter().find(|(_, present)| *present) {
             return Err(Error::new(format!("config.json: {member}: not supported")));
         }
@@ -531,6 +654,10 @@ impl Config {
             (
                 "linux.uidMappings without a user namespace",
                 !has(NamespaceKind::User) && mapped.iter().any(|m| !m.is_empty()),
+            ),
+            (
+                "linux.timeOffsets without a new time namespace",
+                !linux.time_offsets.is_empty() && !self.is_new(NamespaceKind::Time),
             ),
             (
                 "hostname without a uts namespace",

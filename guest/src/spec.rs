@@ -566,8 +566,8 @@ record! {
 }
 
 impl FromJson for NamespaceKind {
-    fn from_json(value: &Value) -> Read<Self> {
-        Ok(match String::from_json(value)?.as_str() {
+    fn read(&mut self, value: &Value) -> Read {
+        *self = match json::text(value)? {
             "pid" => Self::Pid,
             "network" => Self::Network,
             "mount" => Self::Mount,
@@ -577,7 +577,8 @@ impl FromJson for NamespaceKind {
             "cgroup" => Self::Cgroup,
             "time" => Self::Time,
             other => return Err(Fault::new(format!("unknown kind {other:?}"))),
-        })
+        };
+        Ok(())
     }
 }
 

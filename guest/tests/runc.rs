@@ -671,6 +671,27 @@ fn younger_than_the_oracle() {
     assert!(boot.contains("1000000000"), "{seen}");
 }
 
+/// Also younger than the oracle: what is root's outside is root's in a user namespace.
+#[test]
+fn id_maps_of_the_container() {
+    let bundle = Bundle::new(|config| {
+        user_namespace(config);
+        let mount = json!({"destination": "/bound", "type": "bind", "source": "source",
+            "options": ["rbind", "ridmap"]});
+        push(&mut config["mounts"], mount);
+        let look = "ls -ln /bound | tail -1; touch /bound/made && echo made";
+        config["process"]["args"] = json!(["sh", "-c", look]);
+    });
+    owned_by_mapped_root(&bundle);
+    let source = bundle.directory.path().join("source");
+    fs::write(source.join("file"), "").unwrap();
+    let seen = bundle.under_kiln();
+    assert!(seen.contains(" 0        0 "), "{seen}");
+    assert!(seen.ends_with("made\n"), "{seen}");
+    let made = fs::metadata(source.join("made")).unwrap();
+    assert_eq!(std::os::unix::fs::MetadataExt::uid(&made), 0);
+}
+
 #[test]
 fn shared_root() {
     same(|config| config["linux"]["rootfsPropagation"] = json!("shared"));

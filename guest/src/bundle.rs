@@ -166,6 +166,12 @@ impl Bundle {
     /// Makes one mount of `runtime.json`; a destination that starts with `/` is the host's.
     fn mount(&self, wanted: &Mount) -> Result<()> {
         let parsed = options::parse(&wanted.options)?;
+        if parsed.recursive != (0, 0) || parsed.id_map.is_some() || !wanted.uid_mappings.is_empty()
+        {
+            return Err(Error::new(
+                "recursive attributes and id maps: only mounts of config.json can have them",
+            ));
+        }
         for item in parsed.data.split(',') {
             if let Some(("upperdir" | "workdir", path)) = item.split_once('=') {
                 make_directories(Path::new(path))?;

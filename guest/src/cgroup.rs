@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use crate::bpf;
 use crate::error::{Context, Error, Result};
-use crate::spec::{Config, Cpu, Memory, Resources};
+use crate::spec::{BlockIo, Config, Cpu, Memory, Resources};
 
 /// Where the hierarchy is mounted.
 const ROOT: &str = "/sys/fs/cgroup";
@@ -41,10 +41,23 @@ pub(crate) fn create(id: &str, config: &Config) -> Result<Option<PathBuf>> {
     let path = make(name)?;
     enable_controllers(&path, &settings)?;
     for (file, value) in &settings {
-        fs::write(path.join(file), value).context(|| format!("{file} = {value}"))?;
+        write(&path, file, value).context(|| format!("{file} = {value}"))?;
     }
     bpf::filter_devices(&path, &resources.devices)?;
     Ok(Some(path))
+}
+
+/// Writes a setting; some have another place, or none, on some kernels.
+fn write(group: &Path, file: &str, value: &str) -> std::io::Result<()> {
+    let is_absent = || !group.join(file).exists();
+    match value.parse() {
+        // Without the bfq scheduler, with another range.
+        Ok(weight) if file == BFQ_WEIGHT && is_absent() => {
+            fs::write(group.join("io.weight"), io_weight(weight).to_string())
+        }
+        _ if file.starts_with("hugetlb.") && file.ends_with(".rsvd.max") && is_absent() => Ok(()),
+        _ => fs::write(group.join(file), value),
+    }
 }
 
 /// Makes a group by name, parents included.
@@ -167,6 +180,25 @@ fn settings(resources: &Resources) -> Result<Vec<Setting>> {
         };
         all.push(("pids.max".to_owned(), value));
     }
+    block_io(&resources.block_io, &mut all);
+    for limit in &resources.hugepage_limits {
+        if limit.page_size.contains(['/', '.']) {
+            return Err(Error::new(format!(
+                "linux.resources.hugepageLimits: unknown page size {:?}",
+                limit.page_size
+            )));
+        }
+        for kind in ["max", "rsvd.max"] {
+            let file = format!("hugetlb.{}.{kind}", limit.page_size);
+            all.push((file, limit.limit.to_string()));
+        }
+    }
+    for (device, limit) in &resources.rdma {
+        let part = |name: &str, n: Option<u32>| n.map(|n| format!(" {name}={n}"));
+        let handles = part("hca_handle", limit.handles).unwrap_or_default();
+        let objects = part("hca_object", limit.objects).unwrap_or_default();
+        all.push(("rdma.max".to_owned(), format!("{device}{handles}{objects}")));
+    }
     for (file, value) in &resources.unified {
         if file.contains('/') || !file.contains('.') {
             return Err(Error::new(format!(
@@ -232,6 +264,35 @@ fn cpu(cpu: &Cpu, all: &mut Vec<Setting>) {
     }
 }
 
+/// Where a weight goes with the bfq scheduler.
+const BFQ_WEIGHT: &str = "io.bfq.weight";
+
+fn block_io(wanted: &BlockIo, all: &mut Vec<Setting>) {
+    if let Some(weight) = wanted.weight.filter(|weight| *weight != 0) {
+        all.push((BFQ_WEIGHT.to_owned(), weight.to_string()));
+    }
+    for of in &wanted.weight_device {
+        let value = format!("{}:{} {}", of.major, of.minor, of.weight);
+        all.push((BFQ_WEIGHT.to_owned(), value));
+    }
+    for (word, limits) in [
+        ("rbps", &wanted.read_bps),
+        ("wbps", &wanted.write_bps),
+        ("riops", &wanted.read_iops),
+        ("wiops", &wanted.write_iops),
+    ] {
+        for of in limits {
+            let value = format!("{}:{} {word}={}", of.major, of.minor, of.rate);
+            all.push(("io.max".to_owned(), value));
+        }
+    }
+}
+
+/// Maps a weight of blkio (10–1000) to one of io (1–10000), as runc does.
+fn io_weight(weight: u64) -> u64 {
+    1 + (weight.clamp(10, 1000) - 10) * 9999 / 990
+}
+
 /// Maps cgroup v1 shares (2–262144) to a v2 weight (1–10000), linearly, as runc up to 1.3 does.
 fn weight(shares: u64) -> u64 {
     1 + (shares.clamp(2, 262_144) - 2) * 9999 / 262_142
@@ -271,6 +332,29 @@ mod tests {
                 ("memory.high", "9"),
             ]
         );
+        let all = of(
+            r#"{"blockIO":{"weight":500,"weightDevice":[{"major":8,"minor":0,"weight":20}],
+            "throttleReadBpsDevice":[{"major":8,"minor":16,"rate":600}],
+            "throttleWriteIOPSDevice":[{"major":8,"minor":16,"rate":7}]},
+            "hugepageLimits":[{"pageSize":"2MB","limit":4194304}],
+            "rdma":{"mlx5_1":{"hcaHandles":3,"hcaObjects":10000},"rxe3":{"hcaObjects":1}},
+            "memory":{"swappiness":10}}"#,
+        )
+        .unwrap();
+        assert_eq!(
+            pairs(&all),
+            [
+                ("io.bfq.weight", "500"),
+                ("io.bfq.weight", "8:0 20"),
+                ("io.max", "8:16 rbps=600"),
+                ("io.max", "8:16 wiops=7"),
+                ("hugetlb.2MB.max", "4194304"),
+                ("hugetlb.2MB.rsvd.max", "4194304"),
+                ("rdma.max", "mlx5_1 hca_handle=3 hca_object=10000"),
+                ("rdma.max", "rxe3 hca_object=1"),
+            ]
+        );
+        assert!(of(r#"{"hugepageLimits":[{"pageSize":"../x","limit":1}]}"#).is_err());
         assert!(of("{}").unwrap().is_empty());
         assert!(of(r#"{"memory":{"swap":5}}"#).is_err());
         assert!(of(r#"{"unified":{"../x.y":"1"}}"#).is_err());
@@ -282,6 +366,7 @@ mod tests {
             (weight(2), weight(262_144), weight(u64::MAX)),
             (1, 10_000, 10_000)
         );
+        assert_eq!((io_weight(10), io_weight(1000)), (1, 10_000));
     }
 
     #[test]

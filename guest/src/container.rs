@@ -27,7 +27,10 @@ use crate::namespaces::Joins;
 use crate::policy::{Main, Ready};
 use crate::ready::Notify;
 use crate::spec::NamespaceKind;
-use crate::{cgroup, hooks, namespaces, netlink, process, rootfs, say, sys, terminal, users};
+use crate::{
+    cgroup, hooks, mount_attributes, namespaces, netlink, process, rootfs, say, sys, terminal,
+    users,
+};
 
 /// Longest error text taken from a child.
 pub(crate) const STATUS_BYTES_MAX: usize = 4096;
@@ -99,6 +102,7 @@ fn start_in(bundle: &mut Bundle, cgroup: Option<PathBuf>) -> Result<Started> {
         env.push(format!("NOTIFY_SOCKET={}", Notify::address(&bundle.id)));
     }
     let joins = Joins::open(&bundle.config)?;
+    let trees = mount_attributes::id_mapped(&bundle.config, &bundle.directory)?;
     let make = || pipe().context(|| "pipe");
     let ((stdout, child_stdout), (stderr, child_stderr)) = (make()?, make()?);
     let ((status, child_status), (child_gate, gate)) = (make()?, make()?);
@@ -120,7 +124,7 @@ fn start_in(bundle: &mut Bundle, cgroup: Option<PathBuf>) -> Result<Started> {
         sys::Fork::Child => {
             // Our copies of the parent's ends would keep it from seeing the end of ours.
             drop((stdin, stdout, stderr, status, gate, line, terminal));
-            child(bundle, ends)
+            child(bundle, &trees, ends)
         }
         sys::Fork::Parent(pid) => pid,
     };
@@ -194,21 +198,25 @@ fn bind_namespace(pid: Pid, kind: &str, path: &Path) -> Result<()> {
 }
 
 /// The child's whole life; ends in exec or with a text in the status pipe.
-fn child(bundle: &mut Bundle, ends: Ends) -> ! {
+fn child(bundle: &mut Bundle, trees: &[Option<OwnedFd>], ends: Ends) -> ! {
     let mut status = match ends.status.try_clone() {
         Ok(status) => status,
         Err(_) => sys::exit_now(127),
     };
     let line = ends.hooks.as_ref().map(|line| line.try_clone());
     let line = line.and_then(std::io::Result::ok);
-    let Err(cause) = become_container(bundle, ends);
+    let Err(cause) = become_container(bundle, trees, ends);
     hooks::start_failed(line.as_ref());
     let text = cause.to_string();
     let _ = status.write_all(&text.as_bytes()[..text.len().min(STATUS_BYTES_MAX)]);
     sys::exit_now(127)
 }
 
-fn become_container(bundle: &mut Bundle, ends: Ends) -> Result<std::convert::Infallible> {
+fn become_container(
+    bundle: &mut Bundle,
+    trees: &[Option<OwnedFd>],
+    ends: Ends,
+) -> Result<std::convert::Infallible> {
     let config = &bundle.config;
     rustix::process::setsid().context(|| "setsid")?;
     standard_streams(&ends)?;
@@ -223,7 +231,7 @@ fn become_container(bundle: &mut Bundle, ends: Ends) -> Result<std::convert::Inf
     if config.is_new(NamespaceKind::Network) {
         netlink::loopback_up().context(|| "loopback interface")?;
     }
-    let root = rootfs::mount(bundle)?;
+    let root = rootfs::mount(bundle, trees)?;
     hooks::root_is_mounted(bundle, ends.hooks.as_ref())?;
     rootfs::enter(bundle, &root)?;
     if bundle.policy.main != Main::Attach {

@@ -15,7 +15,7 @@ use rustix::thread::{LinkNameSpaceType, ThreadNameSpaceType};
 use crate::container::STATUS_BYTES_MAX;
 use crate::error::{Context, Result};
 use crate::session::Window;
-use crate::spec::Config;
+use crate::spec::{Config, NamespaceKind};
 use crate::{namespaces, process, sys};
 
 /// What to run.
@@ -174,6 +174,9 @@ fn become_program(
     let is_other = namespaces::is_other_user_namespace(target);
     if is_other {
         others |= ThreadNameSpaceType::USER;
+    }
+    if config.namespace(NamespaceKind::Time).is_some() {
+        others |= ThreadNameSpaceType::TIME;
     }
     rustix::thread::move_into_thread_name_spaces(container.as_fd(), others)
         .context(|| "join the container's namespaces")?;

@@ -12,9 +12,12 @@ use serde_json::{Map, Value};
 
 use crate::error::{Context, Error, Result};
 
-/// Where in a document something is wrong, and what.
+/// Where in a document something is wrong, and what. Boxed: almost every result is another.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Fault {
+pub(crate) struct Fault(Box<Place>);
+
+#[derive(Debug, PartialEq, Eq)]
+struct Place {
     path: String,
     what: String,
 }
@@ -22,85 +25,92 @@ pub(crate) struct Fault {
 impl Fault {
     /// Says what is wrong with a value; where it is, its readers add.
     pub(crate) fn new(what: impl Into<String>) -> Self {
-        Self {
+        Self(Box::new(Place {
             path: String::new(),
             what: what.into(),
-        }
+        }))
     }
 
     /// Puts the name of what holds the value, or its index, in front of the path.
     fn at(mut self, name: &str) -> Self {
-        let dot = match self.path.chars().next() {
+        let dot = match self.0.path.chars().next() {
             None | Some('[') => "",
             Some(_) => ".",
         };
-        self.path = format!("{name}{dot}{}", self.path);
+        self.0.path = format!("{name}{dot}{}", self.0.path);
         self
     }
 }
 
 impl std::fmt::Display for Fault {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let colon = if self.path.is_empty() { "" } else { ": " };
-        write!(f, "{}{colon}{}", self.path, self.what)
+        let Place { path, what } = &*self.0;
+        let colon = if path.is_empty() { "" } else { ": " };
+        write!(f, "{path}{colon}{what}")
     }
 }
 
-/// What is read, or why not.
-pub(crate) type Read<T> = std::result::Result<T, Fault>;
+/// Done, or what is wrong.
+pub(crate) type Read = std::result::Result<(), Fault>;
 
-/// What can be read from a value that is not null.
-pub(crate) trait FromJson: Default {
+/// What can be read from a value that is not null. In place and behind a pointer: the code that
+/// reads a struct is then little more than the list of its members.
+pub(crate) trait FromJson {
     /// Reads it.
-    fn from_json(value: &Value) -> Read<Self>;
+    fn read(&mut self, value: &Value) -> Read;
 }
 
 /// Reads a document.
-pub(crate) fn parse<T: FromJson>(bytes: &[u8]) -> Result<T> {
+pub(crate) fn parse<T: FromJson + Default>(bytes: &[u8]) -> Result<T> {
     let value: Value = serde_json::from_slice(bytes).context(|| "not JSON")?;
-    T::from_json(&value).map_err(|fault| Error::new(fault.to_string()))
+    let mut document = T::default();
+    match document.read(&value) {
+        Ok(()) => Ok(document),
+        Err(fault) => Err(Error::new(fault.to_string())),
+    }
 }
 
-/// Returns the members of an object.
-pub(crate) fn object(value: &Value) -> Read<&Map<String, Value>> {
-    value
-        .as_object()
-        .ok_or_else(|| Fault::new("expected an object"))
+fn object(value: &Value) -> std::result::Result<&Map<String, Value>, Fault> {
+    let object = value.as_object();
+    object.ok_or_else(|| Fault::new("expected an object"))
 }
 
-/// Reads a member into its place; an absent one leaves it as it is.
-pub(crate) fn member<T: FromJson>(
-    object: &Map<String, Value>,
-    name: &str,
-    place: &mut T,
-) -> Read<()> {
-    if let Some(value) = object.get(name).filter(|value| !value.is_null()) {
-        *place = T::from_json(value).map_err(|fault| fault.at(name))?;
+/// A member's name, and where its value goes.
+pub(crate) type Member<'a> = (&'static str, &'a mut dyn FromJson);
+
+/// Reads an object's members into their places; absent ones leave them as they are.
+///
+/// Of `required` ones there must be one each, `refused` ones must not say anything: null, and an
+/// empty string or list do not.
+pub(crate) fn read_members(
+    value: &Value,
+    required: &[&str],
+    refused: &[&str],
+    members: &mut [Member<'_>],
+) -> Read {
+    let object = object(value)?;
+    for name in required {
+        if object.get(*name).is_none_or(Value::is_null) {
+            return Err(Fault::new("missing").at(name));
+        }
+    }
+    for name in refused {
+        let says_something = match object.get(*name) {
+            None | Some(Value::Null) => false,
+            Some(Value::String(text)) => !text.is_empty(),
+            Some(Value::Array(list)) => !list.is_empty(),
+            Some(_) => true,
+        };
+        if says_something {
+            return Err(Fault::new("not supported").at(name));
+        }
+    }
+    for (name, place) in members {
+        if let Some(value) = object.get(*name).filter(|value| !value.is_null()) {
+            place.read(value).map_err(|fault| fault.at(name))?;
+        }
     }
     Ok(())
-}
-
-/// Insists on members.
-pub(crate) fn require(object: &Map<String, Value>, names: &[&str]) -> Read<()> {
-    let is_missing = |name: &&&str| object.get(**name).is_none_or(Value::is_null);
-    match names.iter().find(is_missing) {
-        Some(name) => Err(Fault::new("missing").at(name)),
-        None => Ok(()),
-    }
-}
-
-/// Refuses members that say anything: not null, and neither an empty string nor an empty list.
-pub(crate) fn refuse(object: &Map<String, Value>, names: &[&str]) -> Read<()> {
-    let says_something = |name: &&&str| match object.get(**name) {
-        None | Some(Value::Null) => false,
-        Some(Value::String(text)) => !text.is_empty(),
-        Some(Value::Array(list)) => !list.is_empty(),
-        Some(_) => true,
-    };
-    match names.iter().find(says_something) {
-        Some(name) => Err(Fault::new("not supported").at(name)),
-        None => Ok(()),
-    }
 }
 
 /// Declares a struct, all of it visible in the crate, together with how it is read: behind each
@@ -121,15 +131,13 @@ macro_rules! record {
         }
 
         impl $crate::json::FromJson for $name {
-            fn from_json(
-                value: &serde_json::Value,
-            ) -> $crate::json::Read<Self> {
-                let object = $crate::json::object(value)?;
-                $($crate::json::require(object, &[$($required),+])?;)?
-                $($crate::json::refuse(object, &[$($refused),+])?;)?
-                let mut record = Self::default();
-                $($crate::json::member(object, $member, &mut record.$field)?;)*
-                Ok(record)
+            fn read(&mut self, value: &serde_json::Value) -> $crate::json::Read {
+                $crate::json::read_members(
+                    value,
+                    &[$($($required),+)?],
+                    &[$($($refused),+)?],
+                    &mut [$(($member, &mut self.$field)),*],
+                )
             }
         }
     };
@@ -137,23 +145,28 @@ macro_rules! record {
 pub(crate) use record;
 
 impl FromJson for bool {
-    fn from_json(value: &Value) -> Read<Self> {
-        value
-            .as_bool()
-            .ok_or_else(|| Fault::new("expected true or false"))
+    fn read(&mut self, value: &Value) -> Read {
+        let is = value.as_bool();
+        *self = is.ok_or_else(|| Fault::new("expected true or false"))?;
+        Ok(())
     }
 }
 
+/// Returns a string.
+pub(crate) fn text(value: &Value) -> std::result::Result<&str, Fault> {
+    let text = value.as_str();
+    text.ok_or_else(|| Fault::new("expected a string"))
+}
+
 impl FromJson for String {
-    fn from_json(value: &Value) -> Read<Self> {
-        let text = value.as_str();
-        text.map(str::to_owned)
-            .ok_or_else(|| Fault::new("expected a string"))
+    fn read(&mut self, value: &Value) -> Read {
+        text(value)?.clone_into(self);
+        Ok(())
     }
 }
 
 /// Returns a number that is whole; i128 holds both signs of what JSON may say.
-fn number(value: &Value) -> Read<i128> {
+fn number(value: &Value) -> std::result::Result<i128, Fault> {
     let signed = value.as_i64().map(i128::from);
     signed
         .or_else(|| value.as_u64().map(i128::from))
@@ -163,52 +176,64 @@ fn number(value: &Value) -> Read<i128> {
 macro_rules! numbers {
     ($($type:ty)*) => {
         $(impl FromJson for $type {
-            fn from_json(value: &Value) -> Read<Self> {
-                Self::try_from(number(value)?).map_err(|_| Fault::new("number out of range"))
+            fn read(&mut self, value: &Value) -> Read {
+                let number = Self::try_from(number(value)?);
+                *self = number.map_err(|_| Fault::new("number out of range"))?;
+                Ok(())
             }
         })*
     };
 }
 numbers!(u16 i32 u32 i64 u64);
 
-impl<T: FromJson> FromJson for Option<T> {
-    fn from_json(value: &Value) -> Read<Self> {
-        T::from_json(value).map(Some)
+impl<T: FromJson + Default> FromJson for Option<T> {
+    fn read(&mut self, value: &Value) -> Read {
+        self.insert(T::default()).read(value)
     }
 }
 
-fn list(value: &Value) -> Read<&[Value]> {
+fn list(value: &Value) -> std::result::Result<&[Value], Fault> {
     let list = value.as_array().map(Vec::as_slice);
     list.ok_or_else(|| Fault::new("expected a list"))
 }
 
-impl<T: FromJson> FromJson for Vec<T> {
-    fn from_json(value: &Value) -> Read<Self> {
-        let each = list(value)?.iter().enumerate();
-        each.map(|(index, value)| {
-            T::from_json(value).map_err(|fault| fault.at(&format!("[{index}]")))
-        })
-        .collect()
+fn read_at(place: &mut dyn FromJson, index: usize, value: &Value) -> Read {
+    let read = place.read(value);
+    read.map_err(|fault| fault.at(&format!("[{index}]")))
+}
+
+impl<T: FromJson + Default> FromJson for Vec<T> {
+    fn read(&mut self, value: &Value) -> Read {
+        self.clear();
+        for (index, value) in list(value)?.iter().enumerate() {
+            self.push(T::default());
+            if let Some(place) = self.last_mut() {
+                read_at(place, index, value)?;
+            }
+        }
+        Ok(())
     }
 }
 
 impl<T: FromJson> FromJson for (T, T) {
-    fn from_json(value: &Value) -> Read<Self> {
+    fn read(&mut self, value: &Value) -> Read {
         match list(value)? {
-            [first, second] => Ok((T::from_json(first)?, T::from_json(second)?)),
+            [first, second] => {
+                read_at(&mut self.0, 0, first)?;
+                read_at(&mut self.1, 1, second)
+            }
             _ => Err(Fault::new("expected a list of two")),
         }
     }
 }
 
-impl<T: FromJson> FromJson for BTreeMap<String, T> {
-    fn from_json(value: &Value) -> Read<Self> {
-        let each = object(value)?.iter();
-        each.map(|(name, value)| {
-            let value = T::from_json(value).map_err(|fault| fault.at(name))?;
-            Ok((name.clone(), value))
-        })
-        .collect()
+impl<T: FromJson + Default> FromJson for BTreeMap<String, T> {
+    fn read(&mut self, value: &Value) -> Read {
+        for (name, value) in object(value)? {
+            let place = self.entry(name.clone()).or_default();
+            place.read(value).map_err(|fault| fault.at(name))?;
+        }
+        Ok(())
     }
 }
 

@@ -12,7 +12,7 @@ use std::path::Path;
 
 use rustix::fs::{Mode, OFlags};
 use rustix::process::{Pid, WaitOptions};
-use rustix::thread::LinkNameSpaceType;
+use rustix::thread::{LinkNameSpaceType, UnshareFlags};
 
 use crate::container::STATUS_BYTES_MAX;
 use crate::error::{Context, Error, Result};
@@ -35,7 +35,8 @@ impl Joins {
                 NamespaceKind::Uts => LinkNameSpaceType::HostNameAndNISDomainName,
                 NamespaceKind::Cgroup => LinkNameSpaceType::ControlGroup,
                 NamespaceKind::User => LinkNameSpaceType::User,
-                NamespaceKind::Mount | NamespaceKind::Time => {
+                NamespaceKind::Time => LinkNameSpaceType::Time,
+                NamespaceKind::Mount => {
                     return Err(Error::new(format!(
                         "config.json: linux.namespaces: joining a {:?} namespace is not supported",
                         namespace.kind
@@ -54,7 +55,8 @@ impl Joins {
     /// Forks into the container's namespaces, joined and new.
     pub(crate) fn fork(&self, config: &Config) -> Result<Fork> {
         let flags = new_namespaces(config);
-        if self.0.is_empty() {
+        let time = config.is_new(NamespaceKind::Time);
+        if self.0.is_empty() && !time {
             return sys::fork(flags).context(|| "clone3");
         }
         let (mut answer, mut report) = pipe().context(|| "pipe")?;
@@ -62,7 +64,7 @@ impl Joins {
             Fork::Parent(pid) => pid,
             Fork::Child => {
                 drop(answer);
-                let text = match self.join_and_clone(flags) {
+                let text = match self.join_and_clone(config, flags) {
                     Ok(Fork::Child) => return Ok(Fork::Child),
                     Ok(Fork::Parent(pid)) => format!("={}", pid.as_raw_nonzero()),
                     Err(cause) => cause.to_string(),
@@ -84,13 +86,30 @@ impl Joins {
         }
     }
 
-    fn join_and_clone(&self, flags: u64) -> Result<Fork> {
+    fn join_and_clone(&self, config: &Config, flags: u64) -> Result<Fork> {
+        if config.is_new(NamespaceKind::Time) {
+            new_time(config).context(|| "linux.timeOffsets")?;
+        }
         for (fd, kind) in &self.0 {
             rustix::thread::move_into_link_name_space(fd.as_fd(), Some(*kind))
                 .context(|| format!("join {kind:?} namespace"))?;
         }
         sys::fork(flags | libc::CLONE_PARENT as u64).context(|| "clone3")
     }
+}
+
+/// Makes a time namespace for our children: its offsets can be set until the first of them is in
+/// there (time_namespaces(7)).
+fn new_time(config: &Config) -> Result<()> {
+    sys::unshare(UnshareFlags::NEWTIME).context(|| "new time namespace")?;
+    let offsets = config.linux.time_offsets.iter();
+    let text: String = offsets
+        .map(|(clock, offset)| format!("{clock} {} {}\n", offset.secs, offset.nanosecs))
+        .collect();
+    if text.is_empty() {
+        return Ok(());
+    }
+    fs::write("/proc/self/timens_offsets", text).context(|| "/proc/self/timens_offsets")
 }
 
 /// Returns the `CLONE_NEW*` flags of a container. A control group namespace comes later, since
@@ -114,12 +133,17 @@ pub(crate) fn map_ids(config: &Config, pid: Pid) -> Result<()> {
     if !config.is_new(NamespaceKind::User) {
         return Ok(());
     }
+    map(pid, &config.linux.uid_mappings, &config.linux.gid_mappings)
+}
+
+/// Writes the maps of a process's user namespace.
+pub(crate) fn map(pid: Pid, uids: &[IdMapping], gids: &[IdMapping]) -> Result<()> {
     let write = |file: &str, mappings: &[IdMapping]| {
         let path = format!("/proc/{}/{file}", pid.as_raw_nonzero());
         fs::write(path, map_text(mappings))
     };
-    write("gid_map", &config.linux.gid_mappings).context(|| "linux.gidMappings")?;
-    write("uid_map", &config.linux.uid_mappings).context(|| "linux.uidMappings")
+    write("gid_map", gids).context(|| "gidMappings")?;
+    write("uid_map", uids).context(|| "uidMappings")
 }
 
 /// Returns mappings as the kernel reads them, one a line.

@@ -17,6 +17,10 @@ pub(crate) struct Options {
     pub(crate) cleared: Flags,
     /// Propagation changes, each a call of its own behind the mount.
     pub(crate) propagation: Vec<Propagation>,
+    /// `MOUNT_ATTR_*` to set and to clear on the mount and all below it.
+    pub(crate) recursive: (u64, u64),
+    /// An id-mapped mount; true if all below it is mapped too.
+    pub(crate) id_map: Option<bool>,
     /// What the file system itself understands, joined with commas.
     pub(crate) data: String,
 }
@@ -33,6 +37,8 @@ pub(crate) const BIND: Flags = MountFlags::BIND.bits();
 pub(crate) const REC: Flags = MountPropagationFlags::REC.bits();
 /// `MS_REMOUNT` (`include/uapi/linux/mount.h`).
 pub(crate) const REMOUNT: Flags = 32;
+/// `MS_NOSYMFOLLOW`.
+const NOSYMFOLLOW: Flags = 256;
 /// `MS_RDONLY`.
 pub(crate) const RDONLY: Flags = MountFlags::RDONLY.bits();
 
@@ -41,6 +47,9 @@ enum Word {
     Set(Flags),
     Clear(Flags),
     Propagate(Propagation),
+    /// Set and clear on everything below.
+    Recursive(u64, u64),
+    IdMap(bool),
     Nothing,
     Unsupported,
     Data,
@@ -86,12 +95,39 @@ fn word(word: &str) -> Word {
         "unbindable" => Word::Propagate(P::UNBINDABLE.bits()),
         "runbindable" => Word::Propagate(P::UNBINDABLE.bits() | recursive),
         "defaults" => Word::Nothing,
-        "rro" | "rrw" | "rnosuid" | "rsuid" | "rnodev" | "rdev" | "rnoexec" | "rexec"
-        | "rnoatime" | "ratime" | "rnodiratime" | "rdiratime" | "rrelatime" | "rnorelatime"
-        | "rstrictatime" | "rnostrictatime" | "nosymfollow" | "symfollow" | "rnosymfollow"
-        | "rsymfollow" | "idmap" | "ridmap" | "tmpcopyup" => Word::Unsupported,
-        _ => Word::Data,
+        "nosymfollow" => Word::Set(NOSYMFOLLOW),
+        "symfollow" => Word::Clear(NOSYMFOLLOW),
+        "idmap" => Word::IdMap(false),
+        "ridmap" => Word::IdMap(true),
+        "tmpcopyup" => Word::Unsupported,
+        _ => recursive_word(word),
     }
+}
+
+/// Words with an `r` in front (`libc::MOUNT_ATTR_*`). When files say that they were read is one of
+/// several values: the others have to be cleared with it (mount_setattr(2)).
+fn recursive_word(word: &str) -> Word {
+    let (set, clear) = match word {
+        "rro" => (libc::MOUNT_ATTR_RDONLY, 0),
+        "rrw" => (0, libc::MOUNT_ATTR_RDONLY),
+        "rnosuid" => (libc::MOUNT_ATTR_NOSUID, 0),
+        "rsuid" => (0, libc::MOUNT_ATTR_NOSUID),
+        "rnodev" => (libc::MOUNT_ATTR_NODEV, 0),
+        "rdev" => (0, libc::MOUNT_ATTR_NODEV),
+        "rnoexec" => (libc::MOUNT_ATTR_NOEXEC, 0),
+        "rexec" => (0, libc::MOUNT_ATTR_NOEXEC),
+        "rnodiratime" => (libc::MOUNT_ATTR_NODIRATIME, 0),
+        "rdiratime" => (0, libc::MOUNT_ATTR_NODIRATIME),
+        "rrelatime" | "ratime" | "rnostrictatime" => (0, libc::MOUNT_ATTR__ATIME),
+        "rnoatime" => (libc::MOUNT_ATTR_NOATIME, libc::MOUNT_ATTR__ATIME),
+        "rstrictatime" => (libc::MOUNT_ATTR_STRICTATIME, libc::MOUNT_ATTR__ATIME),
+        // As in runc: whatever it is.
+        "rnorelatime" => return Word::Nothing,
+        "rnosymfollow" => (libc::MOUNT_ATTR_NOSYMFOLLOW, 0),
+        "rsymfollow" => (0, libc::MOUNT_ATTR_NOSYMFOLLOW),
+        _ => return Word::Data,
+    };
+    Word::Recursive(set, clear)
 }
 
 /// Parses the options of a mount; a later word beats an earlier one.
@@ -108,6 +144,11 @@ pub(crate) fn parse(options: &[String]) -> Result<Options> {
                 parsed.flags &= !flags;
                 parsed.cleared |= flags;
             }
+            Word::Recursive(set, clear) => {
+                let (all_set, all_clear) = parsed.recursive;
+                parsed.recursive = (all_set & !clear | set, all_clear & !set | clear);
+            }
+            Word::IdMap(recursive) => parsed.id_map = Some(recursive),
             Word::Propagate(change) => parsed.propagation.push(change),
             Word::Nothing => {}
             Word::Unsupported => {
@@ -215,7 +256,12 @@ mod tests {
         assert_eq!((o.flags, o.cleared), (0, RDONLY));
         assert_eq!(o.data, "mode=755,size=65536k,mode=700");
         assert_eq!(o.data_value("mode"), Some("700"));
-        assert!(parse(&strings(&["rro"])).is_err());
+        assert!(parse(&strings(&["tmpcopyup"])).is_err());
+        let o = parse(&strings(&["rro", "rnoatime", "rrw", "ridmap"])).unwrap();
+        let atime = libc::MOUNT_ATTR__ATIME;
+        let clear = libc::MOUNT_ATTR_RDONLY | atime;
+        assert_eq!(o.recursive, (libc::MOUNT_ATTR_NOATIME, clear));
+        assert_eq!((o.flags, o.id_map, o.data.as_str()), (0, Some(true), ""));
         assert!(root_propagation("ro").is_err());
     }
 

@@ -15,8 +15,8 @@ use rustix::process::{Pid, Resource, Rlimit};
 use rustix::thread::{CapabilitySet, CapabilitySets};
 
 use crate::error::{Context, Error, Result};
-use crate::seccomp;
 use crate::spec::{self, Process, User};
+use crate::{schedule, seccomp};
 
 /// Capability names by number (`include/uapi/linux/capability.h`).
 const CAPABILITIES: [&str; 41] = [
@@ -85,7 +85,7 @@ pub(crate) fn unknown_capabilities(capabilities: &spec::Capabilities) -> Vec<&st
         .collect()
 }
 
-/// Sets `oom_score_adj` and the resource limits of a process, or of our own; both want the host's
+/// Sets `oom_score_adj`, the resource limits and the scheduling of a process, or of our own; both want the host's
 /// `/proc` and rights.
 pub(crate) fn limits(process: &Process, pid: Option<Pid>) -> Result<()> {
     if let Some(score) = process.oom_score_adj {
@@ -100,6 +100,12 @@ pub(crate) fn limits(process: &Process, pid: Option<Pid>) -> Result<()> {
         };
         rustix::process::prlimit(pid, resource(&limit.kind)?, value)
             .context(|| format!("process.rlimits: {}", limit.kind))?;
+    }
+    if let Some(scheduler) = &process.scheduler {
+        schedule::set_policy(pid, scheduler)?;
+    }
+    if let Some(priority) = &process.io_priority {
+        schedule::set_io_priority(pid, priority)?;
     }
     Ok(())
 }
@@ -145,6 +151,9 @@ pub(crate) fn confine(
         Some(seccomp) if process.no_new_privileges == late => seccomp::confine(seccomp),
         _ => Ok(()),
     };
+    if let Some(personality) = &config.linux.personality {
+        schedule::set_personality(personality)?;
+    }
     filter(false)?;
     become_user(process)?;
     let program = find_program(name, env)?;

@@ -16,6 +16,7 @@ use rustix::mount::{self, MountFlags, MountPropagationFlags, UnmountFlags};
 
 use crate::bundle::Bundle;
 use crate::error::{Context, Error, Result};
+use crate::mount_attributes;
 use crate::options::{self, BIND, Options, RDONLY, REC, REMOUNT};
 use crate::spec::{Config, Device, Mount, NamespaceKind};
 
@@ -113,7 +114,9 @@ pub(crate) fn fd_path(fd: &OwnedFd) -> PathBuf {
 }
 
 /// Mounts everything of `config.json` on the bundle's root.
-pub(crate) fn mount(bundle: &Bundle) -> Result<Inside> {
+///
+/// `trees` are those of its mounts that had to be made outside.
+pub(crate) fn mount(bundle: &Bundle, trees: &[Option<OwnedFd>]) -> Result<Inside> {
     let config = &bundle.config;
     let root = bundle.rootfs();
     let propagation = options::root_propagation(&config.linux.rootfs_propagation)?;
@@ -124,7 +127,8 @@ pub(crate) fn mount(bundle: &Bundle) -> Result<Inside> {
 
     let inside = Inside::open(&root)?;
     for (index, wanted) in config.mounts.iter().enumerate() {
-        mount_one(&inside, &bundle.directory, wanted)
+        let tree = trees.get(index).and_then(Option::as_ref);
+        mount_one(&inside, &bundle.directory, wanted, tree)
             .context(|| format!("config.json: mounts[{index}]: {}", wanted.destination))?;
     }
     if makes_devices(config) {
@@ -156,27 +160,39 @@ fn make_parent_private(root: &Path) -> Result<()> {
     Ok(())
 }
 
-fn mount_one(inside: &Inside, bundle: &Path, wanted: &Mount) -> Result<()> {
+fn mount_one(inside: &Inside, bundle: &Path, wanted: &Mount, tree: Option<&OwnedFd>) -> Result<()> {
     let mut parsed = options::parse(&wanted.options)?;
     if wanted.kind == "bind" {
         parsed.flags |= BIND;
     }
     if parsed.is_bind() {
-        bind(inside, bundle, wanted, &parsed)?;
+        bind(inside, bundle, wanted, &parsed, tree)?;
     } else {
         filesystem(inside, wanted, parsed.clone())?;
     }
-    for change in &parsed.propagation {
-        let target = inside
+    let reopen = || {
+        inside
             .existing(Path::new(&wanted.destination))
-            .context(|| "reopen")?;
+            .context(|| "reopen")
+    };
+    if parsed.recursive != (0, 0) {
+        mount_attributes::set_recursively(&reopen()?, parsed.recursive)?;
+    }
+    for change in &parsed.propagation {
+        let target = reopen()?;
         let change = MountPropagationFlags::from_bits_retain(*change);
         mount::mount_change(fd_path(&target), change).context(|| "propagation")?;
     }
     Ok(())
 }
 
-fn bind(inside: &Inside, bundle: &Path, wanted: &Mount, parsed: &Options) -> Result<()> {
+fn bind(
+    inside: &Inside,
+    bundle: &Path,
+    wanted: &Mount,
+    parsed: &Options,
+    tree: Option<&OwnedFd>,
+) -> Result<()> {
     let source = bundle.join(&wanted.source);
     let metadata = fs::metadata(&source).context(|| format!("bind source {}", source.display()))?;
     let target = if metadata.is_dir() {
@@ -185,8 +201,11 @@ fn bind(inside: &Inside, bundle: &Path, wanted: &Mount, parsed: &Options) -> Res
         inside.file(&wanted.destination)?
     };
     let bind_flags = MountFlags::from_bits_retain(parsed.flags & (BIND | REC));
-    mount::mount(&source, fd_path(&target), "", bind_flags, None)
-        .context(|| format!("bind {}", source.display()))?;
+    match tree {
+        Some(tree) => mount_attributes::put(tree, &target)?,
+        None => mount::mount(&source, fd_path(&target), "", bind_flags, None)
+            .context(|| format!("bind {}", source.display()))?,
+    }
     // The first call takes no flags; the second sets exactly those asked for (as runc ≥ 1.2:
     // also when a word only clears some, e.g. "rw").
     let extra = parsed.flags & !(BIND | REC | REMOUNT);

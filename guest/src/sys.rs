@@ -61,6 +61,13 @@ pub(crate) fn fork(flags: u64) -> io::Result<Fork> {
             size_of::<libc::clone_args>(),
         )
     };
+    let denied = pid < 0 && io::Error::last_os_error().raw_os_error() == Some(libc::ENOSYS);
+    let pid = match denied && flags == 0 {
+        // Under a filter of system calls: they cannot look into clone3's arguments.
+        // SAFETY: as above.
+        true => unsafe { libc::fork() }.into(),
+        false => pid,
+    };
     match pid {
         ..0 => Err(io::Error::last_os_error()),
         0 => {

@@ -30,7 +30,7 @@ echo '== hidden'; cat /proc/timer_list 2>&1 | head -1; ls /proc/scsi 2>&1; test 
 echo '== end'
 ";
 
-const APPLETS: &str = "cat chmod cut echo grep head hostname id ip ls mkdir mknod readlink rm sed sh sync tail test touch";
+const APPLETS: &str = "cat chmod cut echo grep head hostname id ip ionice ls mkdir mknod readlink rm sed sh sync tail test touch uname";
 
 struct Bundle {
     directory: tempfile::TempDir,
@@ -598,6 +598,98 @@ fn hooks_that_fail() {
     // These come too late to stop anything.
     let seen = start("poststop", json!({"path": "/no/such"}));
     assert!(seen.contains("started\n"), "{seen}");
+}
+
+#[test]
+fn attributes_of_everything_below() {
+    let seen = same(|config| {
+        // With other file systems in it on any machine.
+        let mount = json!({"destination": "/bound", "type": "bind", "source": "/dev",
+            "options": ["rbind", "rro", "rnosuid", "rnoexec", "rnoatime", "nosymfollow"]});
+        push(&mut config["mounts"], mount);
+    });
+    let is_below =
+        |line: &&str| line.contains(" /bound/") && line.contains("ro,nosuid,noexec,noatime");
+    assert!(seen.lines().any(|line| is_below(&line)), "{seen}");
+}
+
+#[test]
+fn huge_pages_are_limited() {
+    let seen = same_with_cgroup2(|config| {
+        let group = "kiln-test-huge-pages";
+        let mount = json!({"destination": "/sys/fs/cgroup", "type": "cgroup", "source": "cgroup"});
+        push(&mut config["mounts"], mount);
+        config["linux"]["cgroupsPath"] = json!(format!("/{group}"));
+        config["linux"]["resources"] = json!({
+            "hugepageLimits": [{"pageSize": "2MB", "limit": 4_194_304}],
+            "memory": {"swappiness": 10}
+        });
+        let look = format!("cat /sys/fs/cgroup/{group}/hugetlb.2MB.max; echo '== end'");
+        config["process"]["args"] = json!(["sh", "-c", look]);
+    });
+    assert_eq!(seen, "4194304\n== end\n");
+}
+
+/// What Debian's runc (1.1) does not know yet.
+#[test]
+fn younger_than_the_oracle() {
+    let bundle = Bundle::new(|config| {
+        let process = &mut config["process"];
+        process["scheduler"] = json!({"policy": "SCHED_BATCH", "nice": 7});
+        process["ioPriority"] = json!({"class": "IOPRIO_CLASS_BE", "priority": 3});
+        let look = "uname -m; cut -d' ' -f19,41 /proc/self/stat; ionice
+            cut -d. -f1 /proc/uptime; ls -ln /bound | tail -1; cat /proc/self/timens_offsets";
+        process["args"] = json!(["sh", "-c", look]);
+        let linux = &mut config["linux"];
+        linux["personality"] = json!({"domain": "LINUX32"});
+        push(&mut linux["namespaces"], json!({"type": "time"}));
+        linux["timeOffsets"] = json!({"boottime": {"secs": 1_000_000_000}});
+        let mapping = json!([{"containerID": 0, "hostID": 1234, "size": 1}]);
+        let mount = json!({"destination": "/bound", "type": "bind", "source": "source",
+            "options": ["rbind", "ro"], "uidMappings": mapping, "gidMappings": mapping});
+        push(&mut config["mounts"], mount);
+    });
+    fs::write(bundle.directory.path().join("source/file"), "").unwrap();
+    let seen = bundle.under_kiln();
+    let lines: Vec<&str> = seen.lines().collect();
+    let machine = if cfg!(target_arch = "x86_64") {
+        "i686"
+    } else {
+        "armv8l"
+    };
+    assert_eq!(
+        lines[..3],
+        [machine, "7 3", "best-effort: prio 3"],
+        "{seen}"
+    );
+    assert!(lines[3].parse::<u64>().unwrap() > 1_000_000_000, "{seen}");
+    assert!(lines[4].contains(" 1234     1234 "), "{seen}");
+    let boot = lines
+        .iter()
+        .find(|line| line.starts_with("boottime"))
+        .unwrap();
+    assert!(boot.contains("1000000000"), "{seen}");
+}
+
+/// Also younger than the oracle: what is root's outside is root's in a user namespace.
+#[test]
+fn id_maps_of_the_container() {
+    let bundle = Bundle::new(|config| {
+        user_namespace(config);
+        let mount = json!({"destination": "/bound", "type": "bind", "source": "source",
+            "options": ["rbind", "ridmap"]});
+        push(&mut config["mounts"], mount);
+        let look = "ls -ln /bound | tail -1; touch /bound/made && echo made";
+        config["process"]["args"] = json!(["sh", "-c", look]);
+    });
+    owned_by_mapped_root(&bundle);
+    let source = bundle.directory.path().join("source");
+    fs::write(source.join("file"), "").unwrap();
+    let seen = bundle.under_kiln();
+    assert!(seen.contains(" 0        0 "), "{seen}");
+    assert!(seen.ends_with("made\n"), "{seen}");
+    let made = fs::metadata(source.join("made")).unwrap();
+    assert_eq!(std::os::unix::fs::MetadataExt::uid(&made), 0);
 }
 
 #[test]

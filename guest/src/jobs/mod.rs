@@ -6,8 +6,11 @@
 //! touches is a value that tests replace.
 
 mod arguments;
+mod dns;
+mod metadata;
 mod modprobe;
 mod settings;
+mod superblock;
 mod sysctl;
 mod sysfs;
 
@@ -26,6 +29,7 @@ type Run = fn(&[String]) -> Result<()>;
 
 /// Every job, by name.
 const JOBS: &[(&str, Run)] = &[
+    ("metadata", metadata::run),
     ("modprobe", modprobe::run),
     ("sysctl", sysctl::run),
     ("sysfs", sysfs::run),

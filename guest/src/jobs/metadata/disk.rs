@@ -10,10 +10,9 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{Mode, OFlags, ResolveFlags};
-use serde_json::Value;
 
-use super::providers::join;
-use super::{Found, Places, nocloud, text};
+use super::documents::Shape;
+use super::{Found, Places, json, nocloud};
 use crate::bundle::make_directories;
 use crate::error::{Context, Error, Result};
 use crate::jobs::superblock;
@@ -117,30 +116,25 @@ fn cidata(root: &Path, found: &mut Found) -> Result<()> {
         None => file(root, "config")?,
     };
     if let Some(meta) = file(root, "meta-data")? {
-        nocloud::read(&String::from_utf8_lossy(&meta), found);
+        nocloud::read(&meta, found);
     }
     Ok(())
 }
 
 /// `openstack/latest/meta_data.json` and `user_data`.
 fn config_2(root: &Path, found: &mut Found) -> Result<()> {
-    found.userdata = file(root, "openstack/latest/user_data")?;
-    let path = "openstack/latest/meta_data.json";
-    let Some(meta) = file(root, path)? else {
-        return Ok(());
+    const SHAPE: Shape = Shape {
+        hostname: ["/hostname", "/name"],
+        files: &[
+            ("/uuid", "instance_id"),
+            ("/availability_zone", "availability_zone"),
+        ],
+        keys: "/public_keys",
     };
-    let meta: Value = serde_json::from_slice(&meta).context(|| path)?;
-    found.hostname = text(&meta, "/hostname").map(|name| name.as_bytes().to_vec());
-    for (pointer, name) in [
-        ("/uuid", "instance_id"),
-        ("/availability_zone", "availability_zone"),
-    ] {
-        if let Some(value) = text(&meta, pointer) {
-            found.files.push((name, value.as_bytes().to_vec()));
-        }
+    found.userdata = file(root, "openstack/latest/user_data")?;
+    if let Some(meta) = file(root, "openstack/latest/meta_data.json")? {
+        SHAPE.read(&json(&meta)?, found);
     }
-    let keys = meta.pointer("/public_keys").and_then(Value::as_object);
-    found.keys = keys.map(|keys| join(keys.values().filter_map(Value::as_str)));
     Ok(())
 }
 

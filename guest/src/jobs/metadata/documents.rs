@@ -7,45 +7,96 @@
 use serde_json::Value;
 
 use super::client::Client;
-use super::providers::join;
-use super::{Found, say_missing, text};
-use crate::error::{Context, Error, Result};
+use super::{Found, json, say_missing, text};
+use crate::error::{Error, Result};
 
 const SCALEWAY: &str = "169.254.42.42";
 /// LinuxKit asks it over TLS; the service answers without, too, as it does for iPXE.
 const EQUINIX: &str = "metadata.packet.net";
 const AZURE: &str = "169.254.169.254";
-/// Public keys read.
-const KEYS_MAX: usize = 1000;
+
+/// Where a JSON document has what.
+pub(super) struct Shape {
+    /// The first that is there counts.
+    pub(super) hostname: [&'static str; 2],
+    /// Place and file.
+    pub(super) files: &'static [(&'static str, &'static str)],
+    /// One key, a list of them, or a mapping to them; each a text or an object with `keyData`.
+    pub(super) keys: &'static str,
+}
+
+impl Shape {
+    /// Takes over what is there and not empty.
+    pub(super) fn read(&self, document: &Value, found: &mut Found) {
+        let [first, second] = self.hostname;
+        let hostname = text(document, first).or_else(|| text(document, second));
+        found.hostname = hostname.map(|name| name.as_bytes().to_vec());
+        for (place, file) in self.files {
+            if let Some(value) = text(document, place) {
+                found.files.push((file, value.as_bytes().to_vec()));
+            }
+        }
+        found.keys = document.pointer(self.keys).and_then(key_lines);
+    }
+}
+
+/// Returns public keys as lines of `authorized_keys`.
+pub(super) fn key_lines(keys: &Value) -> Option<Vec<u8>> {
+    let all: Vec<&Value> = match keys {
+        Value::String(_) => vec![keys],
+        Value::Array(list) => list.iter().collect(),
+        Value::Object(names) => names.values().collect(),
+        _ => return None,
+    };
+    let mut lines = Vec::new();
+    for key in all {
+        let line = key.as_str().or_else(|| text(key, "/keyData"));
+        push_line(&mut lines, line.unwrap_or_default());
+    }
+    (!lines.is_empty()).then_some(lines)
+}
+
+/// Appends a line, unless it is empty.
+pub(super) fn push_line(lines: &mut Vec<u8>, line: &str) {
+    let line = line.trim_ascii();
+    if !line.is_empty() {
+        lines.extend_from_slice(line.as_bytes());
+        lines.push(b'\n');
+    }
+}
 
 /// Scaleway: `NAME=value` lines; userdata only for root's ports.
 pub(super) fn scaleway(client: &Client) -> Result<Found> {
     const TITLE: &str = "Scaleway";
     let conf = client.probe("GET", SCALEWAY, "/conf", &[])?;
     let conf = String::from_utf8_lossy(&conf);
-    let value = |name: &str| {
-        let mut lines = conf.lines();
-        lines.find_map(|line| line.strip_prefix(name)?.strip_prefix('='))
-    };
-    let mut found = Found::new(TITLE);
-    let hostname = value("HOSTNAME").ok_or_else(|| Error::new("no HOSTNAME in /conf"))?;
-    found.hostname = Some(hostname.as_bytes().to_vec());
-    for (name, file) in [
-        ("ID", "instance_id"),
-        ("LOCATION_ZONE_ID", "instance_location"),
-        ("PUBLIC_IP_ADDRESS", "public_ip"),
-        ("PRIVATE_IP", "private_ip"),
-    ] {
-        let text = value(name).ok_or_else(|| Error::new("not in /conf"));
-        if let Some(text) = say_missing(TITLE, name, text) {
-            found.files.push((file, text.as_bytes().to_vec()));
-        }
+    let (mut found, mut keys) = (Found::new(TITLE), Vec::new());
+    for line in conf.lines() {
+        let Some((name, value)) = line.split_once('=') else {
+            continue;
+        };
+        let file = match name {
+            "HOSTNAME" => {
+                found.hostname = Some(value.as_bytes().to_vec());
+                continue;
+            }
+            "ID" => "instance_id",
+            "LOCATION_ZONE_ID" => "instance_location",
+            "PUBLIC_IP_ADDRESS" => "public_ip",
+            "PRIVATE_IP" => "private_ip",
+            // SSH_PUBLIC_KEYS_0_KEY, beside a count and each key's fingerprint.
+            name if name.starts_with("SSH_PUBLIC_KEYS_") && name.ends_with("_KEY") => {
+                push_line(&mut keys, value.trim_matches('\''));
+                continue;
+            }
+            _ => continue,
+        };
+        found.files.push((file, value.as_bytes().to_vec()));
     }
-    let count: usize = value("SSH_PUBLIC_KEYS").map_or(0, |n| n.parse().unwrap_or_default());
-    let keys = (0..count.min(KEYS_MAX))
-        .filter_map(|number| value(&format!("SSH_PUBLIC_KEYS_{number}_KEY")))
-        .map(|key| key.trim_matches('\''));
-    found.keys = (count > 0).then(|| join(keys));
+    if found.hostname.is_none() {
+        return Err(Error::new("no HOSTNAME in /conf"));
+    }
+    found.keys = (!keys.is_empty()).then_some(keys);
     let userdata = client.get_as_root(SCALEWAY, "/user_data/cloud-init");
     found.userdata = say_missing(TITLE, "userdata", userdata);
     Ok(found)
@@ -54,15 +105,17 @@ pub(super) fn scaleway(client: &Client) -> Result<Found> {
 /// Equinix Metal: JSON. Its bonded network is not configured here.
 pub(super) fn equinix(client: &Client) -> Result<Found> {
     const TITLE: &str = "EquinixMetal";
-    let document = client.probe("GET", EQUINIX, "/metadata", &[])?;
-    let document: Value = serde_json::from_slice(&document).context(|| "/metadata")?;
-    if let Some(error) = text(&document, "/error").filter(|error| !error.is_empty()) {
-        return Err(Error::new(format!("{EQUINIX}: {error}")));
+    const SHAPE: Shape = Shape {
+        hostname: ["/hostname", "/error"],
+        files: &[],
+        keys: "/ssh_keys",
+    };
+    let document = json(&client.probe("GET", EQUINIX, "/metadata", &[])?)?;
+    if let Some(error) = text(&document, "/error") {
+        return Err(Error::new(error));
     }
     let mut found = Found::new(TITLE);
-    found.hostname = text(&document, "/hostname").map(|name| name.as_bytes().to_vec());
-    let keys = document.pointer("/ssh_keys").and_then(Value::as_array);
-    found.keys = keys.map(|keys| join(keys.iter().filter_map(Value::as_str)));
+    SHAPE.read(&document, &mut found);
     let userdata = client.get(EQUINIX, "/userdata", &[]);
     // What the firmware ran to boot us is no configuration.
     found.userdata = say_missing(TITLE, "userdata", userdata)
@@ -72,37 +125,34 @@ pub(super) fn equinix(client: &Client) -> Result<Found> {
 
 /// Azure: JSON; userdata in base64.
 pub(super) fn azure(client: &Client) -> Result<Found> {
+    const TITLE: &str = "Azure";
+    const SHAPE: Shape = Shape {
+        hostname: ["/compute/osProfile/computerName", "/compute/name"],
+        files: &[
+            (
+                "/network/interface/0/ipv4/ipAddress/0/publicIpAddress",
+                "public_ipv4",
+            ),
+            (
+                "/network/interface/0/ipv4/ipAddress/0/privateIpAddress",
+                "local_ipv4",
+            ),
+            ("/compute/zone", "availability_zone"),
+            ("/compute/vmSize", "instance_type"),
+            ("/compute/vmId", "instance_id"),
+        ],
+        keys: "/compute/publicKeys",
+    };
     let path = "/metadata/instance?api-version=2021-02-01";
-    let document = client.probe("GET", AZURE, path, &[("Metadata", "true")])?;
-    let document: Value = serde_json::from_slice(&document).context(|| path)?;
-    let hostname = text(&document, "/compute/osProfile/computerName")
-        .filter(|name| !name.is_empty())
-        .or_else(|| text(&document, "/compute/name"))
-        .ok_or_else(|| Error::new(format!("{AZURE}: no name in {path}")))?;
-    let mut found = Found::new("Azure");
-    found.hostname = Some(hostname.as_bytes().to_vec());
-    let address = "/network/interface/0/ipv4/ipAddress/0";
-    for (pointer, file) in [
-        (&*format!("{address}/publicIpAddress"), "public_ipv4"),
-        (&*format!("{address}/privateIpAddress"), "local_ipv4"),
-        ("/compute/zone", "availability_zone"),
-        ("/compute/vmSize", "instance_type"),
-        ("/compute/vmId", "instance_id"),
-    ] {
-        if let Some(value) = text(&document, pointer).filter(|value| !value.is_empty()) {
-            found.files.push((file, value.as_bytes().to_vec()));
-        }
+    let document = json(&client.probe("GET", AZURE, path, &[("Metadata", "true")])?)?;
+    let mut found = Found::new(TITLE);
+    SHAPE.read(&document, &mut found);
+    if found.hostname.is_none() {
+        return Err(Error::new("no name of a machine in the answer"));
     }
-    let keys = document
-        .pointer("/compute/publicKeys")
-        .and_then(Value::as_array);
-    found.keys = keys.map(|keys| join(keys.iter().filter_map(|key| text(key, "/keyData"))));
-    for name in ["userData", "customData"] {
-        let data = text(&document, &format!("/compute/{name}")).unwrap_or_default();
-        if !data.is_empty() {
-            found.userdata = say_missing("Azure", name, base64(data));
-            break;
-        }
+    let data = text(&document, "/compute/userData");
+    if let Some(data) = data.or_else(|| text(&document, "/compute/customData")) {
+        found.userdata = say_missing(TITLE, "userdata", base64(data));
     }
     Ok(found)
 }

@@ -54,18 +54,18 @@ fn head_and_body(mut bytes: &[u8], ended: bool) -> Result<Option<Answer>> {
         };
         let head = String::from_utf8_lossy(&bytes[..end]);
         bytes = &bytes[end + 4..];
-        match status(head.split("\r\n").next().unwrap_or_default())? {
+        match status(head.lines().next().unwrap_or_default())? {
             // The real answer follows.
             100..200 => {}
             status => break (head, bytes, status),
         }
     };
     let (mut framing, mut location) = (Framing::EndOfStream, None);
-    for line in head.split("\r\n").skip(1) {
+    for line in head.lines().skip(1) {
         let Some((name, value)) = line.split_once(':') else {
             return Err(Error::new(format!("{line:?} is no header")));
         };
-        let value = value.trim();
+        let value = value.trim_ascii();
         if name.eq_ignore_ascii_case("transfer-encoding") {
             if !value.eq_ignore_ascii_case("chunked") {
                 return Err(Error::new(format!("transfer encoding {value:?}")));
@@ -111,7 +111,7 @@ fn chunks(mut bytes: &[u8]) -> Result<Option<Vec<u8>>> {
             return Ok(None);
         };
         let line = String::from_utf8_lossy(&bytes[..end]);
-        let digits = line.split(';').next().unwrap_or_default().trim();
+        let digits = line.split(';').next().unwrap_or_default().trim_ascii();
         let size = usize::from_str_radix(digits, 16)
             .ok()
             .filter(|s| *s <= ANSWER_BYTES_MAX);

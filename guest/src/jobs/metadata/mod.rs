@@ -24,7 +24,6 @@ mod providers;
 #[cfg(test)]
 mod tests;
 
-use std::fmt::Display;
 use std::fs;
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -222,17 +221,25 @@ fn hostname(text: &[u8]) -> Option<String> {
 }
 
 /// Says what a provider does not have, and goes on without.
-fn say_missing<T, E: Display>(
-    title: &str,
-    what: &str,
-    value: std::result::Result<T, E>,
-) -> Option<T> {
-    value
-        .inspect_err(|cause| tell!("metadata: {title}: no {what}: {cause}"))
-        .ok()
+fn say_missing(title: &str, what: &str, value: Result<Vec<u8>>) -> Option<Vec<u8>> {
+    match value {
+        Ok(value) => Some(value),
+        Err(cause) => {
+            tell!("metadata: {title}: no {what}: {cause}");
+            None
+        }
+    }
 }
 
-/// Returns a text in a JSON document.
+/// Reads JSON. The only place that does: what reads it is generated anew for each.
+#[inline(never)]
+fn json(bytes: &[u8]) -> Result<Value> {
+    serde_json::from_slice(bytes).map_err(|cause| Error::new(format!("JSON: {cause}")))
+}
+
+/// Returns a text in a JSON document, unless it is empty.
+#[inline(never)]
 fn text<'a>(document: &'a Value, pointer: &str) -> Option<&'a str> {
-    document.pointer(pointer)?.as_str()
+    let text = document.pointer(pointer)?.as_str()?;
+    (!text.is_empty()).then_some(text)
 }

@@ -4,44 +4,32 @@
 //! keys. This is no YAML reader: it knows top-level `key: value`, and lists and mappings one level
 //! below; anything else counts as absent.
 
-use serde_json::Value;
+use super::documents::{Shape, push_line};
+use super::{Found, json};
 
-use super::providers::join;
-use super::{Found, text};
+const SHAPE: Shape = Shape {
+    hostname: ["/local-hostname", "/hostname"],
+    files: &[("/instance-id", "instance_id")],
+    keys: "/public-keys",
+};
 
 /// Reads meta-data into what was found.
-pub(super) fn read(meta: &str, found: &mut Found) {
-    let (hostname, id, keys) = match serde_json::from_str::<Value>(meta) {
-        Ok(document) => {
-            let value = |pointer| text(&document, pointer).map(str::to_owned);
-            let hostname = value("/local-hostname").or_else(|| value("/hostname"));
-            let keys = document.pointer("/public-keys").map(|keys| match keys {
-                Value::String(key) => vec![key.clone()],
-                Value::Array(keys) => strings(keys.iter()),
-                Value::Object(keys) => strings(keys.values()),
-                _ => Vec::new(),
-            });
-            (hostname, value("/instance-id"), keys)
-        }
-        Err(_) => {
-            let value = |name| top_level(meta, name).into_iter().next();
-            let hostname = value("local-hostname").or_else(|| value("hostname"));
-            let keys = Some(top_level(meta, "public-keys"));
-            (hostname, value("instance-id"), keys)
-        }
-    };
+pub(super) fn read(meta: &[u8], found: &mut Found) {
+    if let Ok(document) = json(meta) {
+        return SHAPE.read(&document, found);
+    }
+    let meta = String::from_utf8_lossy(meta);
+    let value = |name| top_level(&meta, name).into_iter().next();
+    let hostname = value("local-hostname").or_else(|| value("hostname"));
     found.hostname = hostname.map(String::into_bytes);
-    if let Some(id) = id {
+    if let Some(id) = value("instance-id") {
         found.files.push(("instance_id", id.into_bytes()));
     }
-    let keys = keys.filter(|keys| !keys.is_empty());
-    found.keys = keys.map(|keys| join(keys.iter().map(String::as_str)));
-}
-
-fn strings<'a>(values: impl Iterator<Item = &'a Value>) -> Vec<String> {
-    values
-        .filter_map(|v| Some(v.as_str()?.to_owned()))
-        .collect()
+    let mut keys = Vec::new();
+    for key in top_level(&meta, "public-keys") {
+        push_line(&mut keys, &key);
+    }
+    found.keys = (!keys.is_empty()).then_some(keys);
 }
 
 /// Returns the value of a top-level key; of a list or mapping below it, the values.
@@ -55,7 +43,7 @@ fn top_level(meta: &str, name: &str) -> Vec<String> {
     }
     let mut values = Vec::new();
     for line in lines {
-        let item = line.trim();
+        let item = line.trim_ascii();
         if item.is_empty() || item.starts_with('#') {
             continue;
         }
@@ -63,7 +51,7 @@ fn top_level(meta: &str, name: &str) -> Vec<String> {
             Some(value) => value,
             // A line that is not indented is the next key.
             None if !line.starts_with([' ', '\t']) => break,
-            None => item.split_once(": ").map_or("", |(_, value)| value),
+            None => item.split_once(':').map_or("", |(_, value)| value),
         };
         values.push(scalar(value));
     }
@@ -96,7 +84,7 @@ mod tests {
 
     fn found(meta: &str) -> (String, String) {
         let mut found = Found::new("X");
-        read(meta, &mut found);
+        read(meta.as_bytes(), &mut found);
         let text = |bytes: Option<Vec<u8>>| String::from_utf8(bytes.unwrap_or_default()).unwrap();
         (text(found.hostname), text(found.keys))
     }

@@ -13,7 +13,7 @@ use std::path::{Component, Path};
 
 use serde_json::Value;
 
-use super::Found;
+use super::{Found, json};
 use crate::bundle::make_directories;
 use crate::error::{Context, Error, Result};
 use crate::jobs::tell;
@@ -44,7 +44,7 @@ pub(super) fn write(config: &Path, found: &Found) -> Result<()> {
 
 /// Writes what JSON userdata describes; anything else is for the containers to understand.
 fn expand(config: &Path, userdata: &[u8]) {
-    match serde_json::from_slice::<Value>(userdata) {
+    match json(userdata) {
         Ok(Value::Object(entries)) => write_entries(config, &entries),
         Ok(_) => tell!("metadata: userdata is JSON but no object, kept as it is"),
         Err(_) => tell!("metadata: userdata is not JSON, kept as it is"),
@@ -77,7 +77,7 @@ fn write_entry(directory: &Path, name: &str, entry: &Value) -> Result<()> {
             let digits = perm.as_str().unwrap_or_default();
             u32::from_str_radix(digits, 8)
                 .map(|mode| mode & MODE_BITS)
-                .map_err(|_| Error::new(format!("{}: perm {perm} is no mode", path.display())))
+                .map_err(|_| Error::new(format!("{}: perm {digits:?} is no mode", path.display())))
         }
     };
     match (entry.get("content"), entry.get("entries")) {

@@ -4,10 +4,9 @@
 //! those of LinuxKit's `pkg/metadata/provider_*.go`; the token of AWS is IMDSv2 (Amazon EC2 User
 //! Guide, "Use the Instance Metadata Service to access instance metadata").
 
-use serde_json::Value;
-
 use super::client::{Client, Header};
-use super::{Found, say_missing};
+use super::documents::{key_lines, push_line};
+use super::{Found, json, say_missing};
 use crate::error::Result;
 use crate::jobs::tell;
 
@@ -177,7 +176,7 @@ impl Paths {
             }
         }
         let (path, keys) = self.keys;
-        found.keys = value(path, "public keys").and_then(|text| lines(&text, keys, self.title));
+        found.keys = value(path, "public keys").and_then(|text| lines(text, keys, self.title));
         found.userdata = self.userdata.and_then(|path| value(path, "userdata"));
         Ok(found)
     }
@@ -198,31 +197,22 @@ impl Paths {
 }
 
 /// Writes public keys as lines of `authorized_keys`.
-fn lines(text: &[u8], keys: Keys, title: &str) -> Option<Vec<u8>> {
-    let text = String::from_utf8_lossy(text);
+fn lines(text: Vec<u8>, keys: Keys, title: &str) -> Option<Vec<u8>> {
     match keys {
-        Keys::Lines => Some(text.into_owned().into_bytes()),
-        Keys::Json => match serde_json::from_str::<Value>(&text) {
-            Ok(Value::Array(list)) => Some(join(list.iter().filter_map(Value::as_str))),
-            Ok(_) => None,
+        Keys::Lines => Some(text),
+        Keys::Json => match json(&text) {
+            Ok(keys) => key_lines(&keys),
             Err(cause) => {
                 tell!("metadata: {title}: public keys: {cause}");
                 None
             }
         },
-        Keys::WithUser => Some(join(
-            text.lines()
-                .filter_map(|line| Some(line.split_once(':')?.1)),
-        )),
+        Keys::WithUser => {
+            let mut lines = Vec::new();
+            for line in String::from_utf8_lossy(&text).lines() {
+                push_line(&mut lines, line.split_once(':').map_or("", |(_, key)| key));
+            }
+            Some(lines)
+        }
     }
-}
-
-/// Joins lines, each with its end.
-pub(super) fn join<'a>(lines: impl Iterator<Item = &'a str>) -> Vec<u8> {
-    let mut all = Vec::new();
-    for line in lines {
-        all.extend_from_slice(line.trim_end().as_bytes());
-        all.push(b'\n');
-    }
-    all
 }

@@ -9,6 +9,7 @@ mod arguments;
 mod dns;
 mod metadata;
 mod modprobe;
+mod ntp;
 mod settings;
 mod superblock;
 mod sysctl;
@@ -31,6 +32,7 @@ type Run = fn(&[String]) -> Result<()>;
 const JOBS: &[(&str, Run)] = &[
     ("metadata", metadata::run),
     ("modprobe", modprobe::run),
+    ("ntp", ntp::run),
     ("sysctl", sysctl::run),
     ("sysfs", sysfs::run),
 ];
@@ -79,6 +81,6 @@ mod tests {
         let names: Vec<&str> = JOBS.iter().map(|(job, _)| *job).collect();
         assert!(names.is_sorted());
         assert_eq!(run("nothing", &[]), 1);
-        assert!(unknown().to_string().contains("modprobe, sysctl"));
+        assert!(unknown().to_string().contains("modprobe, ntp"));
     }
 }

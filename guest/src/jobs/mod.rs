@@ -6,12 +6,14 @@
 //! touches is a value that tests replace.
 
 mod arguments;
+mod devices;
 mod dns;
 mod metadata;
 mod modprobe;
 mod ntp;
 mod settings;
 mod superblock;
+mod swap;
 mod sysctl;
 mod sysfs;
 
@@ -33,6 +35,7 @@ const JOBS: &[(&str, Run)] = &[
     ("metadata", metadata::run),
     ("modprobe", modprobe::run),
     ("ntp", ntp::run),
+    ("swap", swap::run),
     ("sysctl", sysctl::run),
     ("sysfs", sysfs::run),
 ];

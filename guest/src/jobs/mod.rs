@@ -10,12 +10,14 @@ mod devices;
 mod dns;
 mod metadata;
 mod modprobe;
+mod mount;
 mod ntp;
 mod settings;
 mod superblock;
 mod swap;
 mod sysctl;
 mod sysfs;
+mod table;
 
 use std::fmt;
 
@@ -34,6 +36,7 @@ type Run = fn(&[String]) -> Result<()>;
 const JOBS: &[(&str, Run)] = &[
     ("metadata", metadata::run),
     ("modprobe", modprobe::run),
+    ("mount", mount::run),
     ("ntp", ntp::run),
     ("swap", swap::run),
     ("sysctl", sysctl::run),
@@ -84,6 +87,6 @@ mod tests {
         let names: Vec<&str> = JOBS.iter().map(|(job, _)| *job).collect();
         assert!(names.is_sorted());
         assert_eq!(run("nothing", &[]), 1);
-        assert!(unknown().to_string().contains("modprobe, ntp"));
+        assert!(unknown().to_string().contains("modprobe, mount, ntp"));
     }
 }

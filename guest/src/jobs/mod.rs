@@ -8,6 +8,7 @@
 mod arguments;
 mod devices;
 mod dns;
+mod extend;
 mod metadata;
 mod modprobe;
 mod mount;
@@ -34,6 +35,7 @@ type Run = fn(&[String]) -> Result<()>;
 
 /// Every job, by name.
 const JOBS: &[(&str, Run)] = &[
+    ("extend", extend::run),
     ("metadata", metadata::run),
     ("modprobe", modprobe::run),
     ("mount", mount::run),

@@ -8,7 +8,9 @@
 mod arguments;
 mod devices;
 mod dns;
+mod ext4;
 mod extend;
+mod format;
 mod metadata;
 mod modprobe;
 mod mount;
@@ -36,6 +38,7 @@ type Run = fn(&[String]) -> Result<()>;
 /// Every job, by name.
 const JOBS: &[(&str, Run)] = &[
     ("extend", extend::run),
+    ("format", format::run),
     ("metadata", metadata::run),
     ("modprobe", modprobe::run),
     ("mount", mount::run),

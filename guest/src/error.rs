@@ -17,6 +17,14 @@ impl Error {
     pub(crate) fn new(text: impl Into<String>) -> Self {
         Self(text.into())
     }
+
+    /// Joins what was attempted and why it failed. Out of line: there are hundreds of callers, each
+    /// with types of its own, and none of them is in a hurry.
+    #[cold]
+    #[inline(never)]
+    fn of(what: &dyn fmt::Display, cause: &dyn fmt::Display) -> Self {
+        Self(format!("{what}: {cause}"))
+    }
 }
 
 impl fmt::Display for Error {
@@ -35,6 +43,6 @@ pub(crate) trait Context<T> {
 
 impl<T, E: fmt::Display> Context<T> for std::result::Result<T, E> {
     fn context<S: fmt::Display>(self, what: impl FnOnce() -> S) -> Result<T> {
-        self.map_err(|cause| Error(format!("{}: {cause}", what())))
+        self.map_err(|cause| Error::of(&what(), &cause))
     }
 }

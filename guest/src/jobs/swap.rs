@@ -36,7 +36,17 @@ pub(crate) fn run(args: &[String]) -> Result<()> {
     let machine = Machine {
         var: "/var".into(),
         mounts: "/proc/mounts".into(),
-        swap_on: |path| sys::swap_on(path).context(|| format!("swapon {}", path.display())),
+        swap_on: |path| match sys::swap_on(path) {
+            // It is in use already.
+            Err(cause) if cause.kind() == std::io::ErrorKind::ResourceBusy => Ok(()),
+            Err(cause) if cause.kind() == std::io::ErrorKind::InvalidInput => {
+                Err(Error::new(format!(
+                    "swapon {}: {cause}; is it on a disk? (/var is in RAM where none is mounted)",
+                    path.display()
+                )))
+            }
+            done => done.context(|| format!("swapon {}", path.display())),
+        },
     };
     make(args, &machine)
 }

@@ -3,7 +3,7 @@
 //! In: sysfs, `/dev`, `/proc/mounts`. Out: names and paths.
 
 use std::fs::{self, File};
-use std::io::{Seek, SeekFrom};
+use std::io::{Read, Seek, SeekFrom};
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 
@@ -105,19 +105,17 @@ impl Disk {
     }
 }
 
-/// Random bytes.
-pub(super) fn random<const N: usize>() -> Result<[u8; N]> {
-    use std::io::Read;
-    let mut bytes = [0; N];
+/// Fills a buffer with random bytes.
+pub(super) fn random(bytes: &mut [u8]) -> Result<()> {
     File::open("/dev/urandom")
-        .and_then(|mut file| file.read_exact(&mut bytes))
-        .context(|| "/dev/urandom")?;
-    Ok(bytes)
+        .and_then(|mut file| file.read_exact(bytes))
+        .context(|| "/dev/urandom")
 }
 
 /// A random UUID (RFC 9562, 5.4).
 pub(super) fn random_uuid() -> Result<[u8; 16]> {
-    let mut uuid: [u8; 16] = random()?;
+    let mut uuid = [0; 16];
+    random(&mut uuid)?;
     uuid[6] = uuid[6] & 0x0f | 0x40;
     uuid[8] = uuid[8] & 0x3f | 0x80;
     Ok(uuid)

@@ -5,11 +5,12 @@
 //! the server asked, with our id and our question; pointers are not followed, only stepped over.
 
 use std::fs;
-use std::io::Read;
-use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use super::devices::random;
+use super::udp;
 use crate::error::{Context, Error, Result};
 
 /// How long one server may take.
@@ -17,8 +18,6 @@ const TIMEOUT: Duration = Duration::from_secs(2);
 /// Servers and search domains taken from resolv.conf; the C library's limits.
 const SERVERS_MAX: usize = 3;
 const DOMAINS_MAX: usize = 6;
-/// A reply without EDNS is no longer (RFC 1035, 4.2.1); more is left unread.
-const REPLY_BYTES_MAX: usize = 512;
 /// Length of the fixed part of a message.
 const HEADER_BYTES: usize = 12;
 
@@ -109,29 +108,16 @@ fn candidates(name: &str, domains: &[&str]) -> Vec<String> {
 /// Asks one server. `None`: there is no such name or address.
 fn ask(server: SocketAddr, name: &str) -> Result<Option<Ipv4Addr>> {
     let mut id = [0; 2];
-    let random = fs::File::open("/dev/urandom").and_then(|mut file| file.read_exact(&mut id));
-    random.context(|| "/dev/urandom")?;
+    random(&mut id)?;
     let query = query(id, name)?;
-    let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).context(|| "socket")?;
-    socket.connect(server).context(|| "connect")?;
-    socket.send(&query).context(|| "send")?;
-    let end = Instant::now() + TIMEOUT;
-    let mut buffer = [0; REPLY_BYTES_MAX];
-    loop {
-        let left = end.saturating_duration_since(Instant::now());
-        if left.is_zero() {
-            return Err(Error::new("no answer"));
-        }
-        socket.set_read_timeout(Some(left)).context(|| "timeout")?;
-        match socket.recv(&mut buffer) {
-            Ok(count) => match answer(buffer.get(..count).unwrap_or_default(), &query) {
-                Some(answer) => return answer,
-                None => continue,
-            },
-            Err(cause) if cause.kind() == std::io::ErrorKind::WouldBlock => {}
-            Err(cause) => return Err(cause).context(|| "receive"),
-        }
-    }
+    let mut found = Ok(None);
+    udp::ask(server, &query, TIMEOUT, &mut |reply| {
+        let answer = answer(reply, &query);
+        let is_ours = answer.is_some();
+        found = answer.unwrap_or(Ok(None));
+        is_ours
+    })?;
+    found
 }
 
 /// Writes a recursive query for the A records of a name.
@@ -206,6 +192,8 @@ fn skip_name(mut bytes: &[u8]) -> Option<&[u8]> {
 
 #[cfg(test)]
 pub(super) mod tests {
+    use std::net::UdpSocket;
+
     use proptest::prelude::*;
 
     use super::*;

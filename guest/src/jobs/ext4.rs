@@ -443,14 +443,18 @@ fn directory(block: u64, names: &[(u32, &[u8])]) -> Vec<u8> {
 struct Fields(Vec<u8>);
 
 impl Fields {
+    // Out of line: inlined, the checks of a hundred fields are most of this file's code.
+    #[inline(never)]
     fn put(&mut self, at: usize, bytes: &[u8]) {
         self.0[at..at + bytes.len()].copy_from_slice(bytes);
     }
 
+    #[inline(never)]
     fn u16(&mut self, at: usize, value: u16) {
         self.put(at, &value.to_le_bytes());
     }
 
+    #[inline(never)]
     fn u32(&mut self, at: usize, value: u32) {
         self.put(at, &value.to_le_bytes());
     }

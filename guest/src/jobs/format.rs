@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use super::arguments::Arguments;
-use super::devices::{self, Devices, Disk, random, random_uuid};
+use super::devices::{self, Devices, Disk, random_uuid};
 use super::ext4::{self, Identity};
 use super::table::{self, Kind};
 use super::tell;
@@ -59,7 +59,7 @@ fn format(args: &[String], machine: &Devices, reread: Reread) -> Result<()> {
     let identity = Identity {
         label: args.value("label").unwrap_or_default(),
         uuid: random_uuid()?,
-        seed: random()?,
+        seed: random_uuid()?,
         now: rustix::time::clock_gettime(rustix::time::ClockId::Realtime).tv_sec as u32,
     };
     let path = match args.words.as_slice() {

@@ -21,6 +21,7 @@ mod swap;
 mod sysctl;
 mod sysfs;
 mod table;
+mod udp;
 
 use std::fmt;
 

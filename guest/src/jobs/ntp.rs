@@ -5,16 +5,15 @@
 //! from the server asked and with our own transmit time in it, which is random, so that nobody who
 //! does not see the request can answer it.
 
-use std::fs;
-use std::io::Read;
-use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use rustix::time::{ClockId, Timespec};
 
 use super::arguments::Arguments;
+use super::devices::random;
 use super::dns::Resolver;
-use super::tell;
+use super::{tell, udp};
 use crate::error::{Context, Error, Result};
 
 /// Rounds in which every server is asked once.
@@ -123,37 +122,18 @@ enum Answer {
 fn ask(server: &str, machine: &Machine) -> Result<Answer> {
     let address: SocketAddr = (machine.resolver.resolve(server)?, machine.port).into();
     let mut nonce = [0; 8];
-    let random = fs::File::open("/dev/urandom").and_then(|mut file| file.read_exact(&mut nonce));
-    random.context(|| "/dev/urandom")?;
+    random(&mut nonce)?;
     let mut request = [0; PACKET_BYTES];
     // No warning, version 4, client.
     request[0] = 0x23;
     request[40..].copy_from_slice(&nonce);
-
-    let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).context(|| "socket")?;
-    socket.connect(address).context(|| "connect")?;
+    let mut said = None;
     let sent = (machine.now)();
-    socket.send(&request).context(|| "send")?;
-    let end = Instant::now() + machine.timeout;
-    let mut buffer = [0; 128];
-    loop {
-        let left = end.saturating_duration_since(Instant::now());
-        if left.is_zero() {
-            return Err(Error::new("no answer"));
-        }
-        socket.set_read_timeout(Some(left)).context(|| "timeout")?;
-        let count = match socket.recv(&mut buffer) {
-            Ok(count) => count,
-            Err(cause) if cause.kind() == std::io::ErrorKind::WouldBlock => continue,
-            Err(cause) => return Err(cause).context(|| "receive"),
-        };
-        let received = (machine.now)();
-        let reply = buffer.get(..count).unwrap_or_default();
-        match parse(reply, nonce, (sent, received)) {
-            Some(answer) => return answer,
-            None => continue,
-        }
-    }
+    udp::ask(address, &request, machine.timeout, &mut |reply| {
+        said = parse(reply, nonce, (sent, (machine.now)()));
+        said.is_some()
+    })?;
+    said.unwrap_or_else(|| Err(Error::new("no answer")))
 }
 
 /// Reads a reply (RFC 4330, 4 and 5); `None` if it does not answer our request.
@@ -199,6 +179,7 @@ fn time(bytes: &[u8]) -> i64 {
 #[cfg(test)]
 mod tests {
     use std::cell::Cell;
+    use std::net::UdpSocket;
 
     use proptest::prelude::*;
 

@@ -184,7 +184,7 @@ pub(super) fn create(disk: &Disk, kind: Kind) -> Result<Partition> {
     mbr[510..].copy_from_slice(&[0x55, 0xaa]);
     match kind {
         Kind::Dos => {
-            mbr[440..444].copy_from_slice(&random::<4>()?);
+            random(&mut mbr[440..444])?;
             set_entry(&mut mbr, 0, LINUX, partition.start, partition.sectors);
         }
         Kind::Gpt => {

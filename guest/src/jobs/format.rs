@@ -5,10 +5,13 @@
 //! file system. Empty means zeros where file systems, tables, volume managers and RAID sets have
 //! their marks: in the first and last mebibyte. Anything else needs `-force` and a name.
 
+use std::fs;
 use std::os::fd::AsFd;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
+
+use rustix::fs::OFlags;
 
 use super::arguments::Arguments;
 use super::devices::{self, Devices, Disk, random_uuid};
@@ -74,6 +77,7 @@ fn format(args: &[String], machine: &Devices, reread: Reread) -> Result<()> {
             path.display()
         )));
     }
+    check_unused(&path)?;
     let device = devices::partition(&path, 1);
     let done = make(&disk, kind, &device, &identity, reread);
     done.context(|| path.display())?;
@@ -111,6 +115,15 @@ fn first_empty(machine: &Devices) -> Result<PathBuf> {
         .ok_or_else(|| Error::new("no eligible disk found: none is empty"))
 }
 
+/// Refuses a disk that is mounted or held, in whole or in part: the kernel opens a block device
+/// exclusively for nobody else then (open(2), `O_EXCL`), and would keep the old partitions.
+fn check_unused(path: &Path) -> Result<()> {
+    let mut options = fs::OpenOptions::new();
+    options.read(true).custom_flags(OFlags::EXCL.bits() as i32);
+    let opened = options.open(path);
+    opened.map(drop).context(|| path.display())
+}
+
 /// Returns whether both ends are zeros; a disk that cannot be read is not empty.
 fn is_empty(disk: &Disk) -> bool {
     let mut bytes = vec![0; EMPTY_BYTES as usize];
@@ -123,7 +136,7 @@ fn is_empty(disk: &Disk) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use std::fs::{self, File};
+    use std::fs::File;
 
     use super::super::arguments::strings;
     use super::super::devices::tests::machine;

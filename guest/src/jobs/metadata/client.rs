@@ -290,6 +290,31 @@ mod tests {
     }
 
     #[test]
+    fn a_machine_with_a_network_device_waits_for_the_network() {
+        let root = tempfile::tempdir().unwrap();
+        let mut client = Client::new(root.path());
+        assert!(client.patience <= Instant::now(), "no device, no wait");
+        std::fs::create_dir_all(root.path().join("class/net/eth0/device")).unwrap();
+        client = Client::new(root.path());
+        client.resolver = crate::jobs::dns::tests::server(root.path(), 9, |query| {
+            let mut message = crate::jobs::dns::tests::reply(query, [0; 4]);
+            message[3] |= 3;
+            vec![message]
+        });
+        let conf = client.resolver.conf.clone();
+        let text = std::fs::read(&conf).unwrap();
+        std::fs::write(&conf, "").unwrap();
+        std::thread::spawn(move || {
+            std::thread::sleep(Duration::from_millis(400));
+            std::fs::write(&conf, text).unwrap();
+        });
+        let began = Instant::now();
+        let error = client.get("meta.test", "/", &[]).unwrap_err().to_string();
+        assert!(error.contains("no such name"), "{error}");
+        assert!((300..5000).contains(&began.elapsed().as_millis()));
+    }
+
+    #[test]
     fn root_speaks_from_the_highest_free_port() {
         let server = Server::start(|_| answer("x"));
         let mut client = client(&server);

@@ -11,7 +11,7 @@ use super::{Found, json, say_missing, text};
 use crate::error::{Error, Result};
 
 const SCALEWAY: &str = "169.254.42.42";
-/// LinuxKit asks it over TLS; the service answers without, too, as it does for iPXE.
+/// LinuxKit asks it over TLS. It answers without, too: Afterburn (CoreOS) asks it so.
 const EQUINIX: &str = "metadata.packet.net";
 const AZURE: &str = "169.254.169.254";
 
@@ -106,7 +106,7 @@ pub(super) fn scaleway(client: &Client) -> Result<Found> {
 pub(super) fn equinix(client: &Client) -> Result<Found> {
     const TITLE: &str = "EquinixMetal";
     const SHAPE: Shape = Shape {
-        hostname: ["/hostname", "/error"],
+        hostname: ["/hostname", "/name"],
         files: &[],
         keys: "/ssh_keys",
     };

@@ -254,8 +254,8 @@ mod tests {
         let client = client(&server);
         assert_eq!(client.get("meta", "/a", &[]).unwrap(), b"here");
         for (path, why) in [
-            ("/out", "http://other"),
-            ("/out2", "//other"),
+            ("/out", "redirects to \"http://other"),
+            ("/out2", "redirects to \"//other"),
             ("/x", "without end"),
         ] {
             let error = client.get("meta", path, &[]).unwrap_err().to_string();

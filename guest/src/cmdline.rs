@@ -111,6 +111,12 @@ impl Cmdline {
         }
     }
 
+    /// Returns rows and columns of the terminal of whoever will attach (`kiln.window=24x80`).
+    pub(crate) fn window(&self) -> Option<(u16, u16)> {
+        let (rows, columns) = self.value("kiln.window")?.split_once('x')?;
+        Some((rows.parse().ok()?, columns.parse().ok()?))
+    }
+
     /// Returns the kernel's `panic=` in seconds: positive waits and reboots, negative reboots at
     /// once, zero (or none) does not reboot.
     pub(crate) fn panic_seconds(&self) -> i64 {
@@ -157,7 +163,8 @@ mod tests {
             Cmdline::default().network_mode(),
             Ok(NetworkMode::Background)
         );
-        let c = Cmdline::parse(b"kiln.net=off kiln.net=wait panic=-1");
+        let c = Cmdline::parse(b"kiln.net=off kiln.net=wait panic=-1 kiln.window=24x80");
+        assert_eq!(c.window(), Some((24, 80)));
         assert_eq!(c.network_mode(), Ok(NetworkMode::Wait));
         assert_eq!(c.panic_seconds(), -1);
         assert!(Cmdline::parse(b"kiln.net=of").network_mode().is_err());

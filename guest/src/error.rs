@@ -17,6 +17,14 @@ impl Error {
     pub(crate) fn new(text: impl Into<String>) -> Self {
         Self(text.into())
     }
+
+    /// Joins what was attempted and why it failed. Out of line: there are hundreds of callers, each
+    /// with types of its own, and none of them is in a hurry.
+    #[cold]
+    #[inline(never)]
+    fn of(what: &dyn fmt::Display, cause: &dyn fmt::Display) -> Self {
+        Self(format!("{what}: {cause}"))
+    }
 }
 
 impl fmt::Display for Error {
@@ -27,13 +35,6 @@ impl fmt::Display for Error {
 
 impl std::error::Error for Error {}
 
-/// Puts an error together, out of line: this is called from some hundred places.
-#[cold]
-#[inline(never)]
-fn because(what: &dyn fmt::Display, cause: &dyn fmt::Display) -> Error {
-    Error(format!("{what}: {cause}"))
-}
-
 /// Adds what was being attempted to a failure.
 pub(crate) trait Context<T> {
     /// Puts `what()` and a colon in front of the cause.
@@ -42,6 +43,6 @@ pub(crate) trait Context<T> {
 
 impl<T, E: fmt::Display> Context<T> for std::result::Result<T, E> {
     fn context<S: fmt::Display>(self, what: impl FnOnce() -> S) -> Result<T> {
-        self.map_err(|cause| because(&what(), &cause))
+        self.map_err(|cause| Error::of(&what(), &cause))
     }
 }

@@ -3,6 +3,7 @@
 //! - `… -q -- NAME`: the kernel wants a module (`kernel/module/kmod.c`, `call_modprobe`);
 //! - `poweroff`, `reboot`, `halt`, as a name or first argument: tell PID 1;
 //! - `kilnctl`, as a name or first argument: ask PID 1 something; see [`client`];
+//! - `job NAME ARGS…`: do one of the built-in jobs; see [`jobs`];
 //! - `run BUNDLE…`: run bundles one after the other, as PID 1 would run onboot containers.
 
 use std::path::Path;
@@ -12,10 +13,10 @@ use rustix::process::{Pid, Signal, kill_process};
 use crate::bundle::Phase;
 use crate::cmdline::Cmdline;
 use crate::supervisor::{self, Supervisor};
-use crate::{client, console, machine, say};
+use crate::{client, console, jobs, machine, say};
 
 const USAGE: &str = "kiln-init is PID 1 of systems built by kiln; otherwise: \
-kiln-init (kilnctl COMMAND | poweroff | reboot | halt | run BUNDLE...)";
+kiln-init (kilnctl COMMAND | poweroff | reboot | halt | job NAME ARGS... | run BUNDLE...)";
 
 /// Does what the arguments say; returns the exit status.
 pub(crate) fn main(args: &[String]) -> i32 {
@@ -30,6 +31,7 @@ pub(crate) fn main(args: &[String]) -> i32 {
         ("reboot", _) | (_, ["reboot"]) => signal(Signal::INT),
         ("halt", _) | (_, ["halt"]) => signal(Signal::USR1),
         ("kilnctl", words) | (_, ["kilnctl", words @ ..]) => client::main(words),
+        (_, ["job", name, ..]) => jobs::run(name, args.get(3..).unwrap_or_default()),
         (_, ["run", bundles @ ..]) if !bundles.is_empty() => run(bundles),
         _ => {
             console::line("", USAGE.as_bytes());

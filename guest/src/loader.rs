@@ -110,6 +110,8 @@ pub(crate) struct Loader<'a, K> {
     cmdline: &'a Cmdline,
     kernel: K,
     seen: &'a mut Seen,
+    /// Modules that the kernel refused.
+    failures: usize,
 }
 
 impl<'a, K: Kernel> Loader<'a, K> {
@@ -127,7 +129,13 @@ impl<'a, K: Kernel> Loader<'a, K> {
             cmdline,
             kernel,
             seen,
+            failures: 0,
         }
+    }
+
+    /// Returns how many modules the kernel has refused.
+    pub(crate) fn failures(&self) -> usize {
+        self.failures
     }
 
     /// Loads a module by name or by an alias such as `fs-ext4`, blacklisted or not.
@@ -190,7 +198,8 @@ impl<'a, K: Kernel> Loader<'a, K> {
         }
     }
 
-    fn is_banned(&self, module: &[u8]) -> bool {
+    /// Returns whether devices are not to have a module: `blacklist` lines and the command line.
+    pub(crate) fn is_banned(&self, module: &[u8]) -> bool {
         let module = name(module);
         self.index.is_blacklisted(&module)
             || self
@@ -226,7 +235,10 @@ impl<'a, K: Kernel> Loader<'a, K> {
                 String::from_utf8_lossy(&module),
                 began.elapsed()
             ),
-            Err(cause) => say!("module {}: {cause}", String::from_utf8_lossy(&module)),
+            Err(cause) => {
+                self.failures += 1;
+                say!("module {}: {cause}", String::from_utf8_lossy(&module));
+            }
         }
         for module in after {
             self.request_at(module, depth + 1);

@@ -49,6 +49,7 @@ mod network;
 mod alive;
 mod client;
 mod helper;
+mod jobs;
 mod log;
 mod power;
 mod service;

@@ -204,6 +204,90 @@ pub(crate) fn kill(pid: rustix::process::Pid, signal: libc::c_int) -> io::Result
     }
 }
 
+/// Has the kernel use a file or device as swap (swapon(2)).
+pub(crate) fn swap_on(path: &std::path::Path) -> io::Result<()> {
+    let path = CString::new(std::os::unix::ffi::OsStrExt::as_bytes(path.as_os_str()))?;
+    // SAFETY: the path is a C string that outlives the call.
+    match unsafe { libc::swapon(path.as_ptr(), 0) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// `BLKRRPART` and `BLKPG` (`include/uapi/linux/fs.h`, `blkpg.h`).
+const BLKRRPART: libc::c_ulong = 0x125f;
+const BLKPG: libc::c_ulong = 0x1269;
+/// `BLKPG_RESIZE_PARTITION` (Linux 3.6).
+const BLKPG_RESIZE_PARTITION: libc::c_int = 3;
+/// `EXT4_IOC_RESIZE_FS`, `_IOW('f', 16, __u64)` (`fs/ext4/ext4.h`).
+const EXT4_IOC_RESIZE_FS: libc::c_ulong = 0x4008_6610;
+
+/// Has the kernel read a disk's partition table again; busy partitions are an error.
+pub(crate) fn reread_partitions(disk: BorrowedFd<'_>) -> io::Result<()> {
+    // SAFETY: BLKRRPART takes no argument.
+    match unsafe { libc::ioctl(disk.as_raw_fd(), BLKRRPART as _) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// Tells the kernel a partition's new length in bytes, mounted or not.
+pub(crate) fn resize_partition(
+    disk: BorrowedFd<'_>,
+    number: u32,
+    start: u64,
+    length: u64,
+) -> io::Result<()> {
+    /// `struct blkpg_partition`.
+    #[repr(C)]
+    struct Partition {
+        start: i64,
+        length: i64,
+        number: libc::c_int,
+        names: [u8; 128],
+    }
+    /// `struct blkpg_ioctl_arg`.
+    #[repr(C)]
+    struct Argument {
+        operation: libc::c_int,
+        flags: libc::c_int,
+        length: libc::c_int,
+        data: *mut Partition,
+    }
+    let mut partition = Partition {
+        start: start as i64,
+        length: length as i64,
+        number: number as libc::c_int,
+        names: [0; 128],
+    };
+    let argument = Argument {
+        operation: BLKPG_RESIZE_PARTITION,
+        flags: 0,
+        length: size_of::<Partition>() as libc::c_int,
+        data: &raw mut partition,
+    };
+    // SAFETY: both structures are the kernel's and outlive the call.
+    match unsafe { libc::ioctl(disk.as_raw_fd(), BLKPG as _, &raw const argument) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// Grows the mounted ext4 file system that `inside` is in to a number of blocks.
+pub(crate) fn resize_ext4(inside: BorrowedFd<'_>, blocks: u64) -> io::Result<()> {
+    // SAFETY: the kernel reads one u64.
+    match unsafe {
+        libc::ioctl(
+            inside.as_raw_fd(),
+            EXT4_IOC_RESIZE_FS as _,
+            &raw const blocks,
+        )
+    } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
 /// EtherType of IPv4.
 const ETH_P_IP: u16 = 0x0800;
 

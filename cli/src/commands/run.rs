@@ -13,6 +13,7 @@ use std::sync::atomic::Ordering;
 use std::time::SystemTime;
 
 use kiln_engine::build::{Destination, Format};
+use rustix::termios::tcgetwinsize;
 
 use super::{build, print, request, run_image};
 use crate::args::{Accel, Run};
@@ -45,6 +46,7 @@ pub(super) fn run(arguments: &Run, printer: Printer) -> Result<(), Failure> {
         What::Outputs => arguments.system.clone(),
         What::Image(image) => run_image::build_prefix(arguments, image, &architecture, printer)?,
     };
+    let window = tcgetwinsize(io::stdin()).ok().filter(|_| arguments.tty);
     let kernel = with_suffix(&prefix, "-kernel");
     if !kernel.is_file() {
         return Err(nothing_to_boot(&arguments.system, &kernel));
@@ -53,7 +55,14 @@ pub(super) fn run(arguments: &Run, printer: Printer) -> Result<(), Failure> {
     let machine = Machine {
         kernel,
         initrd: initrd.is_file().then_some(initrd),
-        cmdline: read_cmdline(&with_suffix(&prefix, "-cmdline"), printer)?,
+        cmdline: {
+            let mut cmdline = read_cmdline(&with_suffix(&prefix, "-cmdline"), printer)?;
+            // What is built does not depend on it.
+            if let Some(size) = window {
+                cmdline.push_str(&format!(" kiln.window={}x{}", size.ws_row, size.ws_col));
+            }
+            cmdline
+        },
         memory: arguments.mem,
         cpus: arguments.cpus,
         kvm: use_kvm(arguments, &architecture, &program, printer)?,

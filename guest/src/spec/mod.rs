@@ -18,7 +18,7 @@ pub(crate) use linux::{
     Device, IdMapping, Linux, Namespace, NamespaceKind, Personality, Seccomp, SyscallArg,
     SyscallRule,
 };
-pub(crate) use process::{Capabilities, IoPriority, Process, Scheduler, User};
+pub(crate) use process::{Capabilities, ConsoleSize, IoPriority, Process, Scheduler, User};
 pub(crate) use resources::{BlockIo, Cpu, DeviceRule, Memory, Resources};
 pub(crate) use runtime::{Interface, Runtime};
 

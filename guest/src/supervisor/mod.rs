@@ -27,6 +27,7 @@ use crate::network::Network;
 use crate::policy::{Main, OnFailure};
 use crate::power::Button;
 use crate::service::{Services, State};
+use crate::spec::ConsoleSize;
 use crate::uevent::{Event, Uevents};
 use crate::{bundle, console, machine, say, sys};
 use running::Running;
@@ -215,7 +216,11 @@ impl Supervisor {
     ///
     /// Returns the process, or none if it could not be started, which has then been said.
     pub(crate) fn start(&mut self, bundle: Result<Bundle>, id: &str, phase: Phase) -> Option<Pid> {
+        let window = self.cmdline.window();
         let started = bundle.and_then(|mut bundle| {
+            let size = window.map(|(height, width)| ConsoleSize { height, width });
+            let asked = &mut bundle.config.process.console_size;
+            *asked = asked.take().or(size);
             let started = bundle
                 .prepare()
                 .and_then(|()| container::start(&mut bundle));

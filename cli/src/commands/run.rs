@@ -152,8 +152,13 @@ fn boot(
     };
     let mut qemu = Qemu::start(program, &quoted, place.clone(), arguments.detach)
         .map_err(|error| cannot(&error, String::new()))?;
-    let ready = qemu.wait_for_sockets();
-    ready.map_err(|error| cannot(&error, qemu.complaint()))?;
+    // A machine that waits for its console makes the other sockets afterwards.
+    let is_console = !arguments.detach && !attaches;
+    let console = match is_console {
+        true => qemu.console().map(Some),
+        false => qemu.wait_for_sockets().map(|()| None),
+    };
+    let console = console.map_err(|error| cannot(&error, qemu.complaint()))?;
     let about = About {
         system: arguments.system.display().to_string(),
         pid: qemu.pid(),
@@ -171,9 +176,9 @@ fn boot(
     if attaches {
         return attach(&mut qemu, &place, arguments.tty);
     }
-    let console = qemu.console();
-    let console = console.map_err(|error| cannot(&error, qemu.complaint()))?;
-    stay(&mut qemu, console, printer)?;
+    if let Some(console) = console {
+        stay(&mut qemu, console, printer)?;
+    }
     match qemu.wait(None) {
         Ok(Some(status)) if status.success() => Ok(()),
         Ok(status) => {

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
+use super::chaos::rounds;
 use super::support::layout::Layout;
 use super::support::registry::Registry;
 use super::support::{Said, Space};
@@ -210,6 +211,40 @@ fn services_are_started_in_order_watched_and_spoken_to() {
     assert_eq!(many.lines().count(), 200_000);
     assert!(many.ends_with("200000\n"));
 
+    // Input that nobody reads keeps nobody up: not the command, and not the next one.
+    let mut child = machine
+        .space
+        .command()
+        .args(["vm", "exec", "web", "/bin/busybox", "sleep", "1"])
+        .stdin(fs::File::open("/dev/zero").unwrap())
+        .spawn()
+        .unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+    let before = machine.ask(&["exec", "web", "/bin/busybox", "id", "-u"]);
+    assert_eq!(before, "0\n");
+    // More goes in than out, and more out than in.
+    let mut child = machine
+        .space
+        .command()
+        .args([
+            "vm",
+            "exec",
+            "web",
+            "/bin/busybox",
+            "sh",
+            "-c",
+            "/bin/busybox sed p | /bin/busybox wc -l",
+        ])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut input = child.stdin.take().unwrap();
+    let writer = std::thread::spawn(move || input.write_all(&b"0123456789\n".repeat(200_000)));
+    let output = child.wait_with_output().unwrap();
+    writer.join().unwrap().unwrap();
+    assert_eq!(String::from_utf8_lossy(&output.stdout).trim(), "400000");
+
     // Killed, it comes back.
     machine.ask(&["kill", "web"]);
     machine.until("web is back", |all| {
@@ -242,6 +277,106 @@ fn services_are_started_in_order_watched_and_spoken_to() {
         "{}",
         gone.stderr
     );
+}
+
+/// What PID 1 and the kernel keep: open files, mounts, control groups, zombies, processes.
+const LOOK: &str = "b=/bin/busybox; echo $($b ls /proc/1/fd | $b wc -l) $($b wc -l < /proc/1/mounts) \
+                    $($b find /sys/fs/cgroup -type d | $b wc -l) $($b ps -o stat | $b grep -c Z) \
+                    $($b ls -d /proc/[0-9]* | $b wc -l)";
+
+/// A service that sees the whole machine.
+const LOOKS: &str = "  - name: look\n    debian: {suite: bookworm, packages: [busybox-static]}\n    \
+                     pid: host\n    capabilities: [all]\n    command: [/bin/busybox, sleep, \"100000\"]\n";
+
+#[test]
+fn services_that_come_and_go_leave_nothing() {
+    let busybox = "/bin/busybox";
+    let web = format!("trap 'exit 0' TERM; echo up; {busybox} httpd -f -p 8080 & wait");
+    let mut yaml = system(&[
+        (
+            "web",
+            "kiln.ready: \"tcp:8080\", kiln.restart: always",
+            &web,
+        ),
+        ("crash", "kiln.console: \"off\"", "exit 1"),
+    ]);
+    yaml.push_str(LOOKS);
+    let machine = Machine::boot(&yaml, &[]);
+    let ready = |all: &serde_json::Value| service(all, "web")["ready"] == true;
+    machine.until("web is up", ready);
+    let look = || {
+        let text = machine.ask(&["exec", "look", "/bin/busybox", "sh", "-c", LOOK]);
+        let numbers = text.split_whitespace().map(|n| n.parse::<i32>().unwrap());
+        numbers.collect::<Vec<_>>()
+    };
+    let before = look();
+    for _ in 0..rounds(20, 334) {
+        machine.ask(&["restart", "web"]);
+        machine.ask(&["kill", "web"]);
+        // It rests before it is started again; nobody wants to wait for that.
+        machine.ask(&["start", "web"]);
+        // Ends at once, now before somebody has looked and now after.
+        machine.vm(&["start", "crash"]);
+    }
+    machine.until("web is up", ready);
+    assert_eq!(look(), before, "{}", machine.console());
+}
+
+#[test]
+fn a_greedy_service_leaves_the_others_running() {
+    let mut yaml = system(&[(
+        "web",
+        "kiln.ready: \"tcp:8080\"",
+        "/bin/busybox mkdir /www; echo hello > /www/index.html; exec /bin/busybox httpd -f -p 8080 -h /www",
+    )]);
+    for (name, limit, script) in [
+        (
+            "bomb",
+            "pids: {limit: 40}",
+            "f() { f | f & }; f; while :; do f; /bin/busybox sleep 0.1; done",
+        ),
+        (
+            "hog",
+            "memory: {limit: 30000000}",
+            "exec /bin/busybox dd if=/dev/zero of=/dev/null bs=100M count=1",
+        ),
+    ] {
+        yaml.push_str(&format!(
+            "  - name: {name}\n    debian: {{suite: bookworm, packages: [busybox-static]}}\n    \
+             annotations: {{kiln.restart: always, kiln.console: \"off\"}}\n    resources: {{{limit}}}\n    \
+             command: [/bin/busybox, sh, -c, {script:?}]\n"
+        ));
+    }
+    yaml.push_str(LOOKS);
+    let machine = Machine::boot(&yaml, &["--mem", "256"]);
+    machine.expect("hog: killed by signal SIGKILL (out of memory)");
+    for _ in 0..10 {
+        let get = [
+            "exec",
+            "look",
+            "/bin/busybox",
+            "wget",
+            "-q",
+            "-O",
+            "-",
+            "http://127.0.0.1:8080/",
+        ];
+        assert_eq!(machine.ask(&get), "hello\n");
+        std::thread::sleep(Duration::from_millis(200));
+    }
+    let stats: serde_json::Value =
+        serde_json::from_str(&machine.ask(&["stats", "--json"])).unwrap();
+    let containers = stats["containers"].as_array().unwrap();
+    // It may rest just now.
+    let mut bomb = containers.iter().filter(|c| c["name"] == "bomb");
+    assert!(
+        bomb.all(|c| c["processes"].as_u64().unwrap() <= 40),
+        "{stats}"
+    );
+    machine.until("web was never restarted", |all| {
+        let web = service(all, "web");
+        web["restarts"] == 0 && web["ready"] == true
+    });
 }
 
 /// Images of Debian packages, in a registry.

@@ -62,7 +62,8 @@ fn ask(words: &[&str]) -> Result<i32> {
     let _raw = window.and_then(|_| Raw::new());
 
     let (mut input, mut buffer) = (VecDeque::new(), [0; 16 << 10]);
-    let mut input_open = true;
+    // Other commands leave it to whoever comes next in a script.
+    let mut input_open = matches!(words.first(), Some(&"exec" | &"attach"));
     loop {
         let stdin = rustix::stdio::stdin();
         let mut fds = vec![PollFd::new(&machine, PollFlags::IN)];

@@ -16,7 +16,7 @@ use crate::container::STATUS_BYTES_MAX;
 use crate::error::{Context, Result};
 use crate::session::Window;
 use crate::spec::{Config, NamespaceKind};
-use crate::{namespaces, process, sys};
+use crate::{namespaces, process, sys, users};
 
 /// What to run.
 #[derive(Debug, Default)]
@@ -26,6 +26,8 @@ pub(crate) struct Exec {
     pub(crate) env: Vec<String>,
     /// The container's own if absent.
     pub(crate) cwd: Option<String>,
+    /// As `kiln.user` says it; that of config.json if absent.
+    pub(crate) user: Option<String>,
     /// Gives it a terminal of this size.
     pub(crate) terminal: Option<Window>,
 }
@@ -95,7 +97,7 @@ pub(crate) fn set_window(terminal: &OwnedFd, (rows, columns): Window) {
 
 /// Starts a program in the container of a process.
 pub(crate) fn start(
-    config: &Config,
+    config: &mut Config,
     target: Pid,
     group: Option<&Path>,
     wanted: &Exec,
@@ -147,7 +149,7 @@ pub(crate) fn start(
 }
 
 fn become_program(
-    config: &Config,
+    config: &mut Config,
     (target, container): (Pid, &OwnedFd),
     group: Option<&Path>,
     wanted: &Exec,
@@ -184,6 +186,9 @@ fn become_program(
         process::become_root()?;
     }
 
+    if let Some(user) = &wanted.user {
+        users::take(&mut config.process.user, user).context(|| "kiln.user")?;
+    }
     let args = process::c_strings(&wanted.args).context(|| "arguments")?;
     let mut environment = config.process.env.clone();
     environment.extend(wanted.env.iter().cloned());
@@ -243,7 +248,7 @@ mod tests {
             args: ["sh", "-c", script].map(str::to_owned).to_vec(),
             ..Exec::default()
         };
-        let executed = start(&config.unwrap(), target, None, &wanted).unwrap();
+        let executed = start(&mut config.unwrap(), target, None, &wanted).unwrap();
         assert_eq!(read_all(&executed.status), "");
         let seen = read_all(&executed.stdout);
         let namespace = fs::read_link(of("ns/user")).unwrap();

@@ -26,7 +26,7 @@ const COMPRESSED_FILE: i32 = 4;
 
 /// Parts of module paths that no container has to wait for: they make a machine cooler, faster or
 /// more observable, not more able. Loading one costs about as much as starting a container.
-const DEFERRED_PATHS: [&str; 14] = [
+const DEFERRED_PATHS: [&str; 15] = [
     "/crypto/",
     "/events/",
     "drivers/acpi/ac.",
@@ -34,6 +34,8 @@ const DEFERRED_PATHS: [&str; 14] = [
     "drivers/acpi/button.",
     "drivers/acpi/fan.",
     "drivers/acpi/thermal.",
+    // Who steers the machine from outside waits until it runs.
+    "drivers/char/virtio_console.",
     "drivers/cpufreq/",
     "drivers/edac/",
     "drivers/firmware/",

@@ -9,8 +9,10 @@ use std::collections::VecDeque;
 use std::fs::{self, File};
 use std::io::Write;
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
+
+use rustix::fs::{Mode, OFlags};
 
 use crate::bundle::{Phase, make_directories, short_name};
 use crate::error::{Context, Result};
@@ -138,7 +140,7 @@ impl LogFile {
         if let Some(directory) = path.parent() {
             make_directories(directory)?;
         }
-        let file = File::create(&path).context(|| path.display())?;
+        let file = create(&path)?;
         Ok(Self {
             path,
             file,
@@ -165,10 +167,24 @@ impl LogFile {
             let _ = fs::rename(numbered(number - 1), numbered(number));
         }
         fs::rename(&self.path, numbered(0)).context(|| self.path.display())?;
-        self.file = File::create(&self.path).context(|| self.path.display())?;
+        self.file = create(&self.path)?;
         self.bytes = 0;
         Ok(())
     }
+}
+
+/// Makes a file anew. Containers may have `/var/log`: what they put there is neither followed nor
+/// waited for.
+fn create(path: &Path) -> Result<File> {
+    let flags = OFlags::WRONLY
+        | OFlags::CREATE
+        | OFlags::EXCL
+        | OFlags::NOFOLLOW
+        | OFlags::NONBLOCK
+        | OFlags::CLOEXEC;
+    let _ = fs::remove_file(path);
+    let file = rustix::fs::open(path, flags, Mode::from_raw_mode(0o644));
+    file.map(File::from).context(|| path.display())
 }
 
 /// Everything a container prints, over all its starts.

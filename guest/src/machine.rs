@@ -4,14 +4,14 @@
 use std::fs;
 use std::path::Path;
 
-use rustix::process::{Resource, Rlimit};
+use rustix::process::{Pid, Resource, Rlimit};
 
 use crate::bundle::make_directories;
 use crate::cmdline::Cmdline;
 use crate::loader::{Loader, RunningKernel, Seen};
 use crate::modules::{Files, read_conf_directory};
 use crate::network::default_hostname;
-use crate::{netlink, say};
+use crate::{netlink, say, sys};
 
 /// LinuxKit's limit on open files, soft and hard.
 const OPEN_FILES_MAX: u64 = 1 << 20;
@@ -123,9 +123,11 @@ pub(crate) fn load_modules(cmdline: &Cmdline, seen: &mut Seen, overlay: bool) {
     if cmdline.mentions_module("virtio_mmio") {
         loader.request(b"virtio_mmio");
     }
+    // The largest of all, and no device's: another processor can load it meanwhile.
+    let beside = overlay.then(|| beside(|| loader.request(b"overlay")));
     loader.coldplug(Path::new("/sys"));
-    if overlay {
-        loader.request(b"overlay");
+    if let Some(pid) = beside.flatten() {
+        let _ = rustix::process::waitpid(Some(pid), rustix::process::WaitOptions::empty());
     }
     let listed = read_conf_directory(Path::new("/etc/modules-load.d"));
     let listed = String::from_utf8_lossy(&listed);
@@ -136,6 +138,19 @@ pub(crate) fn load_modules(cmdline: &Cmdline, seen: &mut Seen, overlay: bool) {
     for name in from_files.chain(cmdline.list("modules")) {
         if !loader.request(name.as_bytes()) {
             say!("module {name}: not in this kernel");
+        }
+    }
+}
+
+/// Does something in a process of its own, if there is a processor for it; here and now otherwise.
+fn beside(work: impl FnOnce() -> bool) -> Option<Pid> {
+    let processors = std::thread::available_parallelism().map_or(1, usize::from);
+    match (processors > 1).then(|| sys::fork(0)) {
+        Some(Ok(sys::Fork::Parent(pid))) => Some(pid),
+        Some(Ok(sys::Fork::Child)) => sys::exit_now(i32::from(!work())),
+        Some(Err(_)) | None => {
+            work();
+            None
         }
     }
 }

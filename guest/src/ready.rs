@@ -19,6 +19,9 @@ pub(crate) const LOOK_MIN: Duration = Duration::from_millis(5);
 /// The longest time between two looks.
 pub(crate) const LOOK_MAX: Duration = Duration::from_millis(200);
 
+/// Words taken from a service before the others get their turn.
+const DATAGRAMS_MAX: usize = 16;
+
 /// `TCP_LISTEN` (`include/net/tcp_states.h`), as `/proc/net/tcp` writes it.
 const LISTEN: &str = "0A";
 
@@ -110,9 +113,9 @@ impl Notify {
     pub(crate) fn is_ready(&self) -> bool {
         let mut buffer = [0; 4096];
         let mut ready = false;
-        while let Ok((length, _)) =
-            rustix::net::recv(&self.socket, &mut buffer[..], RecvFlags::empty())
-        {
+        for _ in 0..DATAGRAMS_MAX {
+            let received = rustix::net::recv(&self.socket, &mut buffer[..], RecvFlags::empty());
+            let Ok((length, _)) = received else { break };
             let said = &buffer[..length.min(buffer.len())];
             ready |= said
                 .split(|byte| *byte == b'\n')

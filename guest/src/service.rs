@@ -82,6 +82,11 @@ impl Service {
         }
     }
 
+    /// Returns whether it is as it was asked to be: ready, and not about to end.
+    pub(crate) fn is_up(&self) -> bool {
+        self.is_ready() && self.intent == Intent::Up
+    }
+
     /// Returns whether it was ready, or may become so without others.
     fn is_independent(&self) -> bool {
         match self.state {

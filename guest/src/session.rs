@@ -32,6 +32,8 @@ use crate::sys;
 pub(crate) const SOCKET: &str = "/run/kiln/control.sock";
 /// Names of the virtio ports; a number follows.
 const PORT_PREFIX: &str = "kiln.control.";
+/// How every request begins.
+const REQUEST: &[u8] = b"{\"args\":";
 /// Longest request, in bytes.
 const REQUEST_BYTES_MAX: usize = 64 << 10;
 /// Longest frame of a client, in bytes.
@@ -189,16 +191,13 @@ impl Session {
         if self.port.is_none() || self.connected {
             return;
         }
-        let mut fds = [PollFd::new(&self.fd, PollFlags::IN)];
-        let now = rustix::time::Timespec::default();
-        let polled = poll(&mut fds, Some(&now));
-        self.connected = polled.is_ok() && !fds[0].revents().contains(PollFlags::HUP);
+        self.connected = !self.is_hung_up();
     }
 
     /// Returns what to wait for, if there is anything.
     pub(crate) fn waits(&self) -> Option<(&OwnedFd, PollFlags)> {
         let mut flags = PollFlags::empty();
-        if self.input.len() < INPUT_BYTES_MAX {
+        if self.input.len() < INPUT_BYTES_MAX && self.has_room() {
             flags |= PollFlags::IN;
         }
         if !self.output.is_empty() {
@@ -214,12 +213,24 @@ impl Session {
 
     /// Reads and writes what can be; false when the other end is gone or everything is said.
     pub(crate) fn pump(&mut self) -> bool {
+        let is_full = self.input.len() >= INPUT_BYTES_MAX || !self.has_room();
+        // Nothing is read then, which would have told.
+        if is_full && self.is_hung_up() {
+            return false;
+        }
         self.read() && self.write()
+    }
+
+    /// Returns whether the other end is gone.
+    fn is_hung_up(&self) -> bool {
+        let mut fds = [PollFd::new(&self.fd, PollFlags::IN)];
+        let now = rustix::time::Timespec::default();
+        poll(&mut fds, Some(&now)).is_err() || fds[0].revents().contains(PollFlags::HUP)
     }
 
     fn read(&mut self) -> bool {
         let mut buffer = [0; 16 << 10];
-        while self.input.len() < INPUT_BYTES_MAX {
+        while self.input.len() < INPUT_BYTES_MAX && self.has_room() {
             match rustix::io::read(&self.fd, &mut buffer) {
                 Ok(0) => return false,
                 Ok(n) => self.input.extend(&buffer[..n]),
@@ -281,9 +292,9 @@ impl Session {
         }
     }
 
-    /// Returns whether the end has been said and taken.
+    /// Returns whether the client has had the end. Through a port it has when it hangs up.
     pub(crate) fn is_silent(&self) -> bool {
-        self.ended && self.output.is_empty()
+        self.ended && self.output.is_empty() && self.port.is_none()
     }
 
     /// Returns whether the end has been said.
@@ -299,7 +310,12 @@ impl Session {
         }
         self.connected = false;
         self.ended = false;
-        self.input.clear();
+        // A request may have been read before the word that its client has come.
+        let input = self.input.make_contiguous();
+        let request = input
+            .windows(REQUEST.len())
+            .rposition(|bytes| bytes == REQUEST);
+        self.input.drain(..request.unwrap_or(self.input.len()));
         self.output.clear();
         self.look();
         true

@@ -15,7 +15,7 @@ use std::process::Command;
 use super::support::{Said, Space, said};
 
 /// Returns how many rounds to do: `short`, or with `KILN_TEST_LONG` set, `long`.
-fn rounds(short: usize, long: usize) -> usize {
+pub(crate) fn rounds(short: usize, long: usize) -> usize {
     match std::env::var_os("KILN_TEST_LONG") {
         Some(_) => long,
         None => short,

@@ -158,7 +158,10 @@ fn boot(
         true => qemu.console().map(Some),
         false => qemu.wait_for_sockets().map(|()| None),
     };
-    let console = console.map_err(|error| cannot(&error, qemu.complaint()))?;
+    let console = console.map_err(|error| {
+        qemu.end(false);
+        cannot(&error, qemu.complaint())
+    })?;
     let about = About {
         system: arguments.system.display().to_string(),
         pid: qemu.pid(),

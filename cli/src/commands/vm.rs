@@ -168,6 +168,8 @@ fn talk(verb: &str, guest: &Guest) -> Result<(), Failure> {
     };
     let interruption = build::watch_signals()?;
     let mut port = Port::open(&place).map_err(cannot)?;
+    // Other commands leave it to whoever comes next in a script.
+    port.takes_input = verb == "exec";
     let raw = port.request(&words, wants_terminal).map_err(cannot)?;
     let cancelled = || interruption.flag().load(Ordering::Relaxed);
     match port.relay(raw, Some(PATIENCE), cancelled).map_err(cannot)? {

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
+use rustix::net::SendFlags;
 use rustix::termios::tcgetwinsize;
 use serde_json::json;
 
@@ -22,8 +23,8 @@ use super::place::{PORTS, Place};
 /// Longest frame.
 const FRAME_BYTES_MAX: usize = 64 << 10;
 
-/// Who is asked to end answers within this, or does not understand.
-const POWER_OFF_PATIENCE: Duration = Duration::from_secs(2);
+/// Who is asked to end answers within this, or does not understand; and so long are last words.
+const SHORT_PATIENCE: Duration = Duration::from_secs(2);
 
 const STDOUT: u8 = 1;
 const STDERR: u8 = 2;
@@ -82,6 +83,13 @@ impl Port {
         Ok(terminal.is_some())
     }
 
+    /// Sends the rest of a frame, for which nobody waits any more: the next client of this port
+    /// must not be taken for its continuation.
+    fn finish(&mut self, rest: &[u8]) {
+        let _ = self.stream.set_write_timeout(Some(SHORT_PATIENCE));
+        let _ = self.stream.write_all(rest);
+    }
+
     /// Relays until the command has ended; returns its exit status, or none when the guest did not
     /// begin to answer in `patience`.
     ///
@@ -100,6 +108,7 @@ impl Port {
         let raw = raw.then(Raw::new).flatten();
         let (mut input, mut buffer) = (VecDeque::new(), vec![0; 16 << 10]);
         let (mut input_open, mut answered) = (self.takes_input, false);
+        let mut typed: Vec<u8> = Vec::new();
         let began = Instant::now();
         let stdin = io::stdin();
         loop {
@@ -110,7 +119,7 @@ impl Port {
                 && let Ok(size) = tcgetwinsize(io::stdin())
             {
                 let size = [size.ws_row.to_le_bytes(), size.ws_col.to_le_bytes()].concat();
-                self.stream.write_all(&frame(WINDOW, &size))?;
+                typed.extend(frame(WINDOW, &size));
             }
             let left = match patience {
                 Some(patience) if !answered => match patience.checked_sub(began.elapsed()) {
@@ -119,8 +128,12 @@ impl Port {
                 },
                 _ => None,
             };
-            let mut fds = vec![PollFd::new(&self.stream, PollFlags::IN)];
-            if input_open {
+            // What is typed waits here until it is taken, and meanwhile answers are read: a program
+            // may have to write before it reads on.
+            let mut wants = PollFlags::IN;
+            wants.set(PollFlags::OUT, !typed.is_empty());
+            let mut fds = vec![PollFd::new(&self.stream, wants)];
+            if input_open && typed.is_empty() {
                 fds.push(PollFd::from_borrowed_fd(stdin.as_fd(), PollFlags::IN));
             }
             let timeout = left.and_then(|left| left.try_into().ok());
@@ -130,12 +143,25 @@ impl Port {
                 Err(error) => return Err(error.into()),
             }
             let ready: Vec<bool> = fds.iter().map(|fd| !fd.revents().is_empty()).collect();
+            let answers = fds[0].revents().intersects(!PollFlags::OUT);
             if ready.get(1) == Some(&true) {
                 let count = rustix::io::read(&stdin, &mut buffer).unwrap_or(0);
                 input_open = count > 0;
-                self.stream.write_all(&frame(STDIN, &buffer[..count]))?;
+                typed.extend(frame(STDIN, &buffer[..count]));
             }
-            if !ready[0] {
+            if !typed.is_empty() {
+                let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
+                match rustix::net::send(&self.stream, &typed, flags) {
+                    Ok(count) => drop(typed.drain(..count)),
+                    Err(Errno::AGAIN | Errno::INTR) => {}
+                    // It is gone; what it has said is still to be read.
+                    Err(_) => {
+                        typed.clear();
+                        input_open = false;
+                    }
+                }
+            }
+            if !answers {
                 continue;
             }
             let count = self.stream.read(&mut buffer)?;
@@ -146,6 +172,7 @@ impl Port {
             if !answered {
                 let begin = frame(BEGIN, &self.number.to_le_bytes());
                 let Some(at) = find(input.make_contiguous(), &begin) else {
+                    input.drain(..input.len().saturating_sub(begin.len()));
                     continue;
                 };
                 input.drain(..at + begin.len());
@@ -161,6 +188,7 @@ impl Port {
                     STDERR => io::stderr().lock().write_all(&bytes)?,
                     END => {
                         drop(raw);
+                        self.finish(&typed);
                         return Ok(Some(bytes.first().copied().unwrap_or(u8::MAX)));
                     }
                     _ => {}
@@ -176,7 +204,7 @@ pub(crate) fn power_off(place: &Place) -> bool {
         let mut port = Port::open(place)?;
         port.takes_input = false;
         port.request(&["poweroff".to_owned()], false)?;
-        port.relay(false, Some(POWER_OFF_PATIENCE), || false)
+        port.relay(false, Some(SHORT_PATIENCE), || false)
     };
     matches!(ask(), Ok(Some(0)))
 }

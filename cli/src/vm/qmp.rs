@@ -10,6 +10,10 @@ use serde_json::{Value, json};
 /// QEMU answers at once, or hangs.
 const PATIENCE: Duration = Duration::from_secs(5);
 
+/// How often it is tried again, and after what time.
+const TRIES: usize = 5;
+const PAUSE: Duration = Duration::from_millis(50);
+
 /// What QEMU is asked to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Ask {
@@ -24,6 +28,22 @@ pub(crate) enum Ask {
 /// # Errors
 /// When it does not answer, or refuses.
 pub(crate) fn ask(socket: &Path, what: Ask) -> io::Result<()> {
+    for _ in 0..TRIES {
+        match ask_once(socket, what) {
+            // QEMU drops who connects while it still takes leave of the one before.
+            Err(error) if is_gone(&error) => std::thread::sleep(PAUSE),
+            other => return other,
+        }
+    }
+    ask_once(socket, what)
+}
+
+fn is_gone(error: &io::Error) -> bool {
+    use io::ErrorKind::{BrokenPipe, ConnectionReset, UnexpectedEof};
+    [BrokenPipe, ConnectionReset, UnexpectedEof].contains(&error.kind())
+}
+
+fn ask_once(socket: &Path, what: Ask) -> io::Result<()> {
     let stream = UnixStream::connect(socket)?;
     stream.set_read_timeout(Some(PATIENCE))?;
     let mut answers = BufReader::new(stream.try_clone()?);
@@ -35,7 +55,7 @@ pub(crate) fn ask(socket: &Path, what: Ask) -> io::Result<()> {
         Ask::PowerButton => execute(&mut stream, &mut answers, "system_powerdown"),
         Ask::Quit => match execute(&mut stream, &mut answers, "quit") {
             // It may be gone before it has answered.
-            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(()),
+            Err(error) if is_gone(&error) => Ok(()),
             other => other,
         },
     }

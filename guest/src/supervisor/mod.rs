@@ -376,6 +376,8 @@ impl Supervisor {
                 && !self.services.knows_ready(running.pid)
                 && running.is_ready(now)
             {
+                // What else it says is for nobody.
+                running.notify = None;
                 self.services.ready(running.pid);
             }
         }
@@ -393,6 +395,22 @@ impl Supervisor {
         }
     }
 
+    /// Notes that the service for which the machine is there has ended, however it came to that.
+    fn note_main(&mut self, now: Instant) {
+        let mut all = self.services.all().iter();
+        let ended = all.find_map(|service| match &service.state {
+            State::Ended(how) if service.policy.main != Main::Off => Some(how),
+            _ => None,
+        });
+        if let (None, Some(how)) = (&self.main, ended) {
+            self.main = Some(MainEnd {
+                status: NOT_STARTED,
+                trouble: Some(how.clone()),
+                at: now,
+            });
+        }
+    }
+
     fn start_service(&mut self, index: usize, now: Instant) {
         let service = &self.services.all()[index];
         let (id, directory) = (service.id.clone(), service.directory.clone());
@@ -404,15 +422,9 @@ impl Supervisor {
         match self.start(bundle, &id, Phase::Service) {
             Some(pid) => self.services.started(index, pid, now),
             None => {
-                let again = self.services.ended(index, false, "not started", now);
+                let how = "not started: see the console";
+                self.services.ended(index, false, how, now);
                 self.services_changed = true;
-                if again.is_none() && self.services.all()[index].policy.main != Main::Off {
-                    self.main = Some(MainEnd {
-                        status: NOT_STARTED,
-                        trouble: Some("not started: see the console".to_owned()),
-                        at: now,
-                    });
-                }
             }
         }
     }
@@ -453,6 +465,7 @@ impl Supervisor {
         self.streams.retain(|(_, stream)| !stream.ended);
         self.bury(now);
         self.advance_services(now);
+        self.note_main(now);
         self.converse(now);
         self.end_with_main(now);
         !ready.is_empty()
@@ -477,7 +490,7 @@ impl Supervisor {
             if let Some(status) = &container.status {
                 watch(Source::Status(index), status.as_fd(), PollFlags::IN);
             }
-            if let Some(notify) = &container.notify {
+            if let (Some(notify), true) = (&container.notify, container.is_up()) {
                 watch(Source::Notify, notify.socket.as_fd(), PollFlags::IN);
             }
         }
@@ -486,7 +499,7 @@ impl Supervisor {
                 watch(Source::Conversation, fd, flags);
             }
         }
-        if let Some(listener) = &self.listener {
+        if let (Some(listener), true) = (&self.listener, self.may_accept()) {
             watch(Source::Listener, listener.as_fd(), PollFlags::IN);
         }
         if let Some(out) = console.waiting() {
@@ -592,6 +605,8 @@ impl Supervisor {
         let is_dead = |c: &Running| c.exit.is_some() && c.status.is_none();
         while let Some(index) = self.containers.iter().position(is_dead) {
             let dead = self.containers.remove(index);
+            // Its control group knows why.
+            let (succeeded, how) = dead.end();
             dead.clear_away();
             // What it wrote comes before what became of it.
             for (pid, stream) in &mut self.streams {
@@ -599,7 +614,6 @@ impl Supervisor {
                     stream.pump(&mut self.journals[stream.journal], |_, _| {});
                 }
             }
-            let (succeeded, how) = dead.end();
             let is_service = dead.bundle.phase == Phase::Service;
             let expected = self.ending && is_service;
             if !succeeded && !expected {

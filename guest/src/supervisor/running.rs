@@ -44,7 +44,9 @@ struct Look {
 
 impl Running {
     pub(super) fn new(bundle: Bundle, started: Started, now: Instant) -> (Self, [OwnedFd; 2]) {
-        let looks = matches!(bundle.policy.ready, Ready::Tcp(_) | Ready::File(_));
+        // Nobody waits for the others but for their end.
+        let is_service = bundle.phase == Phase::Service;
+        let looks = is_service && matches!(bundle.policy.ready, Ready::Tcp(_) | Ready::File(_));
         let running = Self {
             bundle,
             pid: started.pid,
@@ -52,7 +54,7 @@ impl Running {
             status: Some(started.status),
             error: Vec::new(),
             exit: None,
-            notify: started.notify,
+            notify: started.notify.filter(|_| is_service),
             stdin: started.stdin,
             terminal: started.terminal,
             look: looks.then_some(Look {
@@ -86,7 +88,8 @@ impl Running {
 
     /// Takes its terminal, once the program runs: all its input, and what it returns all its output.
     pub(super) fn take_terminal(&mut self) -> Option<OwnedFd> {
-        if !self.is_up() {
+        // It may have ended already, and have printed something before.
+        if self.status.is_some() || !self.error.is_empty() {
             return None;
         }
         let socket = self.terminal.take()?;

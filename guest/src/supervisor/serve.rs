@@ -17,6 +17,7 @@ use crate::bundle::short_name;
 use crate::error::{Error, Result};
 use crate::exec::{self, Exec};
 use crate::log::{Journal, Output};
+use crate::policy::Main;
 use crate::service::{Service, State};
 use crate::session::{self, Kind, Request, Said, Session};
 use crate::{alive, policy, say};
@@ -38,6 +39,8 @@ kilnctl COMMAND: what runs in this system
 const SESSIONS_MAX: usize = 64;
 /// Bytes of standard input kept for a program that does not read.
 const STDIN_BYTES_MAX: usize = 64 << 10;
+/// How often a port is listened to again after its client has left.
+const TRIES: usize = 4;
 /// Exit status of a command that was not understood.
 const MISUSE: u8 = 2;
 
@@ -89,7 +92,7 @@ impl Conversation {
         if let Some((fd, flags)) = self.session.waits() {
             all.push((fd.as_fd(), flags));
         }
-        if let Job::Program(program) = &self.job {
+        if let (Job::Program(program), false) = (&self.job, self.session.has_ended()) {
             program.waits(self.session.has_room(), &mut all);
         }
         all
@@ -143,6 +146,11 @@ impl Supervisor {
         self.conversations.extend(session.map(Conversation::new));
     }
 
+    /// Returns whether there may be one more conversation.
+    pub(super) fn may_accept(&self) -> bool {
+        self.conversations.len() < SESSIONS_MAX
+    }
+
     /// Takes new conversations.
     pub(super) fn accept(&mut self) {
         while self.conversations.len() < SESSIONS_MAX {
@@ -167,7 +175,15 @@ impl Supervisor {
             // Taken out: a command may want everything else of the supervisor.
             let mut conversation = self.conversations.swap_remove(index);
             let last = self.conversations.len();
-            let stays = self.go_on(&mut conversation, now) || conversation.hang_up();
+            let mut stays = false;
+            for _ in 0..TRIES {
+                stays = self.go_on(&mut conversation, now);
+                // The next client may have spoken already.
+                if stays || !conversation.hang_up() {
+                    break;
+                }
+                stays = true;
+            }
             if stays {
                 self.conversations.push(conversation);
                 self.conversations.swap(index, last);
@@ -184,31 +200,42 @@ impl Supervisor {
         if !conversation.session.pump() {
             return false;
         }
-        loop {
-            let said = match conversation.session.said() {
-                Ok(Some(said)) => said,
+        if !self.listen_to(conversation, now) {
+            return false;
+        }
+        self.advance_job(conversation);
+        // What was kept for a program that has ended now is for nobody, and in the way.
+        if conversation.session.has_ended() {
+            if !self.listen_to(conversation, now) {
+                return false;
+            }
+            self.advance_job(conversation);
+        }
+        conversation.session.pump()
+    }
+
+    /// Does what the client has said; false when that makes no sense.
+    fn listen_to(&mut self, conversation: &mut Conversation, now: Instant) -> bool {
+        while !conversation.is_full() && conversation.session.has_room() {
+            match conversation.session.said() {
                 Ok(None) => break,
-                Err(cause) => {
-                    conversation.fail(&cause, MISUSE);
-                    return conversation.session.pump() && conversation.hang_up();
-                }
-            };
-            match said {
-                Said::Request(request) => {
+                Ok(Some(Said::Frame(kind, bytes))) => conversation.take(kind, &bytes),
+                Ok(Some(Said::Request(request))) => {
                     conversation.abandon();
                     let done = self.command(&request, conversation, now);
                     if let Err((cause, status)) = done {
                         conversation.fail(&cause, status);
                     }
                 }
-                Said::Frame(kind, bytes) => conversation.take(kind, &bytes),
-            }
-            if conversation.is_full() {
-                break;
+                Err(cause) => {
+                    conversation.fail(&cause, MISUSE);
+                    // It may still be there to hear why.
+                    let _ = conversation.session.pump();
+                    return false;
+                }
             }
         }
-        self.advance_job(conversation);
-        conversation.session.pump()
+        true
     }
 
     fn command(
@@ -236,8 +263,13 @@ impl Supervisor {
                 conversation.job = Job::Program(program);
             }
             ["attach", name] => {
+                let service = self.service(name).map_err(failure)?;
+                if service.policy.main != Main::Attach {
+                    let why = format!("{name} keeps its streams to itself (kiln.main: attach)");
+                    return Err(failure(Error::new(why)));
+                }
                 conversation.job = Job::Attached {
-                    id: self.service(name).map_err(failure)?.id.clone(),
+                    id: service.id.clone(),
                     pending: VecDeque::new(),
                     input_ended: false,
                     window: request.terminal,
@@ -253,6 +285,7 @@ impl Supervisor {
             [verb @ ("stop" | "restart"), name] => {
                 let id = self.service(name).map_err(failure)?.id.clone();
                 let again = *verb == "restart";
+                self.services_changed = true;
                 if let (_, Some((pid, signal))) = self.services.stop(&id, again, now) {
                     match alive::hears(pid, signal) {
                         true => send(pid, signal),
@@ -334,7 +367,7 @@ impl Supervisor {
         })
     }
 
-    fn exec(&self, words: &[&str], terminal: Option<session::Window>) -> Result<Program> {
+    fn exec(&mut self, words: &[&str], terminal: Option<session::Window>) -> Result<Program> {
         let mut wanted = Exec::default();
         let mut words = words.iter();
         let mut name = None;
@@ -360,12 +393,14 @@ impl Supervisor {
                 "exec: which program? exec {name} PROGRAM"
             )));
         }
-        let named = |c: &&super::Running| short_name(&c.bundle.id) == name || c.bundle.id == name;
-        let running = self.containers.iter().filter(|c| c.is_up()).find(named);
-        let running = running.ok_or_else(|| not_running(name))?;
-        let config = &running.bundle.config;
+        let named =
+            |c: &&mut super::Running| short_name(&c.bundle.id) == name || c.bundle.id == name;
+        let mut all = self.containers.iter_mut().filter(|c| c.is_up());
+        let running = all.find(named).ok_or_else(|| not_running(name))?;
+        let bundle = &mut running.bundle;
+        wanted.user.clone_from(&bundle.policy.user);
         let group = running.cgroup.as_deref();
-        exec::start(config, running.pid, group, &wanted).map(Program::new)
+        exec::start(&mut bundle.config, running.pid, group, &wanted).map(Program::new)
     }
 
     /// Goes on with what a conversation is busy with.
@@ -436,11 +471,11 @@ impl Supervisor {
                 }
             }
             Job::Service { id, up } => {
-                let state = self.services.find(id).map(|service| &service.state);
-                let outcome = match state {
-                    Some(State::Running { ready: true, .. }) if *up => Some(Ok(())),
-                    Some(State::Ended(_)) if !*up => Some(Ok(())),
-                    Some(State::Ended(how)) => Some(Err(format!("{id}: {how}"))),
+                let service = self.services.find(id);
+                let outcome = match service.map(|service| (service, &service.state)) {
+                    Some((service, _)) if *up && service.is_up() => Some(Ok(())),
+                    Some((_, State::Ended(_))) if !*up => Some(Ok(())),
+                    Some((_, State::Ended(how))) => Some(Err(format!("{id}: {how}"))),
                     None => Some(Err(format!("{id} is gone"))),
                     _ => None,
                 };
@@ -474,6 +509,10 @@ impl Conversation {
 
     /// Takes what a client sends to its program.
     fn take(&mut self, kind: Kind, bytes: &[u8]) {
+        // Who has ended takes nothing more.
+        if self.session.has_ended() {
+            return;
+        }
         if let Job::Attached {
             pending,
             input_ended,
@@ -515,7 +554,7 @@ impl Conversation {
             Job::Attached { pending, .. } => pending,
             _ => return false,
         };
-        pending.len() >= STDIN_BYTES_MAX
+        pending.len() >= STDIN_BYTES_MAX && !self.session.has_ended()
     }
 
     /// Ends a conversation whose client is gone; returns whether there is another to come.

@@ -211,6 +211,19 @@ fn services_are_started_in_order_watched_and_spoken_to() {
     assert_eq!(many.lines().count(), 200_000);
     assert!(many.ends_with("200000\n"));
 
+    // Input that nobody reads keeps nobody up: not the command, and not the next one.
+    for _ in 0..4 {
+        let mut child = machine
+            .space
+            .command()
+            .args(["vm", "exec", "web", "/bin/busybox", "sleep", "0.2"])
+            .stdin(fs::File::open("/dev/zero").unwrap())
+            .spawn()
+            .unwrap();
+        assert_eq!(child.wait().unwrap().code(), Some(0));
+        let next = machine.ask(&["exec", "web", "/bin/busybox", "id", "-u"]);
+        assert_eq!(next, "0\n");
+    }
     // More goes in than out, and more out than in.
     let mut child = machine
         .space
@@ -289,6 +302,12 @@ fn services_that_come_and_go_leave_nothing() {
         ),
         ("crash", "kiln.console: \"off\"", "exit 1"),
     ]);
+    // Its mount in the host's namespace is there for others, once.
+    yaml.push_str(
+        "  - name: shares\n    debian: {suite: bookworm, packages: [busybox-static]}\n    \
+         runtime: {mounts: [{type: tmpfs, source: t, destination: /run/shared}]}\n    \
+         command: [/bin/busybox, sleep, \"100000\"]\n",
+    );
     yaml.push_str(LOOKS);
     let machine = Machine::boot(&yaml, &[]);
     let ready = |all: &serde_json::Value| service(all, "web")["ready"] == true;
@@ -304,6 +323,7 @@ fn services_that_come_and_go_leave_nothing() {
         machine.ask(&["kill", "web"]);
         // It rests before it is started again; nobody wants to wait for that.
         machine.ask(&["start", "web"]);
+        machine.ask(&["restart", "shares"]);
         // Ends at once, now before somebody has looked and now after.
         machine.vm(&["start", "crash"]);
     }

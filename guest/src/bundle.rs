@@ -145,9 +145,15 @@ impl Bundle {
         self.directory.join(&self.config.root.path)
     }
 
-    /// Makes the mounts, directories and control groups of `runtime.json`.
-    pub(crate) fn prepare(&self) -> Result<()> {
+    /// Makes the mounts, directories and control groups of `runtime.json`. Those mounts that are not
+    /// the container's own are still there when it is started `again`.
+    pub(crate) fn prepare(&self, again: bool) -> Result<()> {
         for (index, mount) in self.runtime.mounts.iter().enumerate() {
+            let is_hosts = mount.destination.starts_with('/')
+                && !Path::new(&mount.destination).starts_with(&self.directory);
+            if again && is_hosts {
+                continue;
+            }
             self.mount(mount)
                 .context(|| format!("runtime.json: mounts[{index}]: {}", mount.destination))?;
         }

@@ -18,6 +18,7 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{Mode, OFlags};
+use rustix::mount::UnmountFlags;
 use rustix::process::Pid;
 use rustix::thread::UnshareFlags;
 
@@ -192,6 +193,8 @@ fn bind_namespace(pid: Pid, kind: &str, path: &Path) -> Result<()> {
     if let Some(parent) = path.parent() {
         crate::bundle::make_directories(parent)?;
     }
+    // That of the run before, if there was one.
+    let _ = rustix::mount::unmount(path, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW);
     fs::File::create(path).context(|| path.display())?;
     let source = format!("/proc/{}/ns/{kind}", pid.as_raw_nonzero());
     rustix::mount::mount_bind(source.as_str(), path).context(|| format!("bind {source}"))

@@ -18,6 +18,7 @@ use std::collections::VecDeque;
 use std::fs;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::{Mode, OFlags};
@@ -32,8 +33,8 @@ use crate::sys;
 pub(crate) const SOCKET: &str = "/run/kiln/control.sock";
 /// Names of the virtio ports; a number follows.
 const PORT_PREFIX: &str = "kiln.control.";
-/// How every request begins.
-const REQUEST: &[u8] = b"{\"args\":";
+/// A frame for nobody that has not become whole by then never will: its client is gone.
+const PARTIAL_MAX: Duration = Duration::from_millis(300);
 /// Longest request, in bytes.
 const REQUEST_BYTES_MAX: usize = 64 << 10;
 /// Longest frame of a client, in bytes.
@@ -142,8 +143,14 @@ pub(crate) struct Session {
     connected: bool,
     input: VecDeque<u8>,
     output: VecDeque<u8>,
-    /// The last frame is in `output`.
+    /// The last frame is in `output`, or none was asked for.
     ended: bool,
+    /// Somebody has asked for something, and not had the end.
+    begun: bool,
+    /// The number of the last request: one that is sent again is the same.
+    number: u64,
+    /// Since when there is a frame that is not whole.
+    partial: Option<Instant>,
 }
 
 impl Session {
@@ -155,6 +162,9 @@ impl Session {
             input: VecDeque::new(),
             output: VecDeque::new(),
             ended: false,
+            begun: false,
+            number: 0,
+            partial: None,
         }
     }
 
@@ -260,8 +270,19 @@ impl Session {
     pub(crate) fn said(&mut self) -> Result<Option<Said>> {
         if self.input.front().is_some_and(|byte| *byte != b'{') {
             let frame = take_frame(&mut self.input)?;
+            let since = match frame.is_none() {
+                true => *self.partial.get_or_insert_with(Instant::now),
+                false => Instant::now(),
+            };
+            if frame.is_some() {
+                self.partial = None;
+            } else if !self.begun && since.elapsed() > PARTIAL_MAX {
+                self.input.clear();
+                self.partial = None;
+            }
             return Ok(frame.map(|(kind, bytes)| Said::Frame(kind, bytes)));
         }
+        self.partial = None;
         let end = self.input.iter().position(|byte| *byte == b'\n');
         let Some(end) = end.filter(|end| *end <= REQUEST_BYTES_MAX) else {
             return match self.input.len() {
@@ -271,6 +292,11 @@ impl Session {
         };
         let line: Vec<u8> = self.input.drain(..=end).collect();
         let request: Request = json::parse(&line).context(|| "request")?;
+        if request.number != 0 && request.number == self.number {
+            return self.said();
+        }
+        self.number = request.number;
+        self.begun = true;
         self.ended = false;
         let number = request.number.to_le_bytes();
         self.output.extend(frame(Kind::Begin, &number));
@@ -289,6 +315,7 @@ impl Session {
         if !self.ended {
             self.output.extend(frame(Kind::End, &[status]));
             self.ended = true;
+            self.begun = false;
         }
     }
 
@@ -310,12 +337,9 @@ impl Session {
         }
         self.connected = false;
         self.ended = false;
-        // A request may have been read before the word that its client has come.
-        let input = self.input.make_contiguous();
-        let request = input
-            .windows(REQUEST.len())
-            .rposition(|bytes| bytes == REQUEST);
-        self.input.drain(..request.unwrap_or(self.input.len()));
+        self.begun = false;
+        // The next client's request may be among it: he sends it again.
+        self.input.clear();
         self.output.clear();
         self.look();
         true

@@ -133,7 +133,7 @@ fn end(place: &Place, how: Ask) -> Result<(), Failure> {
 
 fn wait_for_end(place: &Place) -> Result<(), Failure> {
     let began = std::time::Instant::now();
-    while UnixStream::connect(place.qmp()).is_ok() {
+    while place.is_alive() {
         if began.elapsed() > POWER_OFF_MAX {
             return Err(Failure::failed(
                 format!("{} does not end", place.name()),

@@ -26,6 +26,9 @@ const FRAME_BYTES_MAX: usize = 64 << 10;
 /// Who is asked to end answers within this, or does not understand; and so long are last words.
 const SHORT_PATIENCE: Duration = Duration::from_secs(2);
 
+/// After this a request is sent again, until it is answered.
+const ASK_AGAIN: Duration = Duration::from_millis(500);
+
 const STDOUT: u8 = 1;
 const STDERR: u8 = 2;
 const STDIN: u8 = 3;
@@ -39,6 +42,8 @@ pub(crate) struct Port {
     stream: UnixStream,
     /// The answer begins with it: before that come the last words to whoever was here before.
     number: u64,
+    /// The request, to be sent again: who comes right after another may not be heard.
+    request: Vec<u8>,
     /// What is typed here goes there.
     pub(crate) takes_input: bool,
     _claim: std::fs::File,
@@ -62,6 +67,7 @@ impl Port {
             return Ok(Self {
                 stream,
                 number: u64::from(std::process::id()) << 32 | u64::from(nanoseconds()),
+                request: Vec::new(),
                 takes_input: true,
                 _claim: claim,
             });
@@ -79,7 +85,8 @@ impl Port {
         let size = tcgetwinsize(io::stdin()).ok().filter(|_| wants_terminal);
         let terminal = size.map(|size| [size.ws_row, size.ws_col]);
         let request = json!({"args": args, "terminal": terminal, "number": self.number});
-        writeln!(self.stream, "{request}")?;
+        self.request = format!("{request}\n").into_bytes();
+        self.stream.write_all(&self.request)?;
         Ok(terminal.is_some())
     }
 
@@ -110,6 +117,7 @@ impl Port {
         let (mut input_open, mut answered) = (self.takes_input, false);
         let mut typed: Vec<u8> = Vec::new();
         let began = Instant::now();
+        let mut asked = began;
         let stdin = io::stdin();
         loop {
             if cancelled() {
@@ -121,19 +129,20 @@ impl Port {
                 let size = [size.ws_row.to_le_bytes(), size.ws_col.to_le_bytes()].concat();
                 typed.extend(frame(WINDOW, &size));
             }
-            let left = match patience {
-                Some(patience) if !answered => match patience.checked_sub(began.elapsed()) {
-                    Some(left) => Some(left),
-                    None => return Ok(None),
-                },
-                _ => None,
-            };
+            if !answered && patience.is_some_and(|patience| began.elapsed() > patience) {
+                return Ok(None);
+            }
+            if !answered && asked.elapsed() >= ASK_AGAIN && typed.is_empty() {
+                typed.extend(&self.request);
+                asked = Instant::now();
+            }
+            let left = (!answered).then_some(ASK_AGAIN);
             // What is typed waits here until it is taken, and meanwhile answers are read: a program
             // may have to write before it reads on.
             let mut wants = PollFlags::IN;
             wants.set(PollFlags::OUT, !typed.is_empty());
             let mut fds = vec![PollFd::new(&self.stream, wants)];
-            if input_open && typed.is_empty() {
+            if input_open && answered && typed.is_empty() {
                 fds.push(PollFd::from_borrowed_fd(stdin.as_fd(), PollFlags::IN));
             }
             let timeout = left.and_then(|left| left.try_into().ok());

@@ -7,9 +7,10 @@
 use std::fs::{self, DirBuilder};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
-use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use serde_json::{Value, json};
 
 /// Virtio ports for conversations with the guest: so many at the same time.
@@ -42,6 +43,7 @@ impl Place {
     /// When the directory cannot be made, or belongs to somebody else.
     pub(crate) fn create(name: &str) -> io::Result<Self> {
         let root = root()?;
+        let _alone = alone(&root)?;
         let name = plain(name);
         for number in 1.. {
             let name = match number {
@@ -83,8 +85,12 @@ impl Place {
     pub(crate) fn all() -> io::Result<Vec<Self>> {
         let mut all = Vec::new();
         let root = root()?;
+        let _alone = alone(&root)?;
         for entry in fs::read_dir(&root)? {
             let directory = entry?.path();
+            if !directory.is_dir() {
+                continue;
+            }
             let name = directory.file_name().unwrap_or_default();
             let name = name.to_string_lossy().into_owned();
             let place = Self { directory, name };
@@ -128,8 +134,15 @@ impl Place {
         self.directory.join(format!("control.{number}"))
     }
 
-    fn is_alive(&self) -> bool {
-        UnixStream::connect(self.qmp()).is_ok()
+    /// Returns whether QEMU answers, or is there and too busy to.
+    pub(crate) fn is_alive(&self) -> bool {
+        let connect = || -> rustix::io::Result<()> {
+            let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+            let socket =
+                rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+            rustix::net::connect(&socket, &SocketAddrUnix::new(self.qmp())?)
+        };
+        matches!(connect(), Ok(()) | Err(Errno::AGAIN))
     }
 
     /// Returns whether it is alive or about to be: a place is made a moment before its QEMU.
@@ -176,6 +189,13 @@ impl Place {
     pub(crate) fn remove(&self) {
         let _ = fs::remove_dir_all(&self.directory);
     }
+}
+
+/// Keeps others from making and removing places while it lives.
+fn alone(root: &Path) -> io::Result<fs::File> {
+    let lock = fs::File::create(root.join(".lock"))?;
+    lock.lock()?;
+    Ok(lock)
 }
 
 /// Returns the directory of all machines, made if missing.

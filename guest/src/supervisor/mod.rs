@@ -216,13 +216,15 @@ impl Supervisor {
     ///
     /// Returns the process, or none if it could not be started, which has then been said.
     pub(crate) fn start(&mut self, bundle: Result<Bundle>, id: &str, phase: Phase) -> Option<Pid> {
+        // Whoever has printed something, or could have, was here before.
+        let again = self.journals.iter().any(|journal| journal.is_of(id, phase));
         let window = self.cmdline.window();
         let started = bundle.and_then(|mut bundle| {
             let size = window.map(|(height, width)| ConsoleSize { height, width });
             let asked = &mut bundle.config.process.console_size;
             *asked = asked.take().or(size);
             let started = bundle
-                .prepare()
+                .prepare(again)
                 .and_then(|()| container::start(&mut bundle));
             if started.is_err() {
                 bundle.release();

@@ -114,15 +114,8 @@ impl Failure {
         )
     }
 
-    /// A machine that a signal ended: nothing went wrong that needs words.
-    pub(crate) const fn ended_by_signal(signal: u8) -> Self {
-        Self {
-            code: exit::signal(signal),
-            problems: Vec::new(),
-        }
-    }
-
-    /// A command of the guest's that ended with a status of its own, and has said why.
+    /// A command of the guest's that ended with a status of its own and has said why, or one that a
+    /// signal ended: nothing went wrong that needs words.
     pub(crate) const fn with_status(status: u8) -> Self {
         Self {
             code: status,

@@ -6,9 +6,7 @@ use std::io::{Write, pipe};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
-use rustix::fs::{Mode, OFlags};
 use rustix::process::{Pid, PidfdFlags};
-use rustix::pty::OpenptFlags;
 use rustix::termios::Winsize;
 use rustix::thread::{LinkNameSpaceType, ThreadNameSpaceType};
 
@@ -16,7 +14,7 @@ use crate::container::STATUS_BYTES_MAX;
 use crate::error::{Context, Result};
 use crate::session::Window;
 use crate::spec::{Config, NamespaceKind};
-use crate::{namespaces, process, sys, users};
+use crate::{namespaces, process, sys, terminal, users};
 
 /// What to run.
 #[derive(Debug, Default)]
@@ -68,13 +66,7 @@ impl Streams {
     /// A terminal out of the container's own devpts, so that it has a name in there.
     fn terminal(target: Pid, size: Window) -> Result<Self> {
         let path = format!("/proc/{}/root/dev/pts/ptmx", target.as_raw_nonzero());
-        let flags = OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC;
-        let master = rustix::fs::open(&path, flags, Mode::empty())
-            .context(|| "terminal: the container's /dev/pts/ptmx")?;
-        rustix::pty::unlockpt(&master).context(|| "unlock the terminal")?;
-        let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
-        let slave =
-            rustix::pty::ioctl_tiocgptpeer(&master, flags).context(|| "open the terminal")?;
+        let (master, slave) = terminal::pair(&path).context(|| "terminal")?;
         set_window(&master, size);
         let clone = |fd: &OwnedFd| fd.try_clone().context(|| "terminal");
         Ok(Self {

@@ -35,12 +35,18 @@ pub(crate) fn open(process: &Process, socket: &OwnedFd) -> Result<()> {
     open_and_send(process, socket).context(|| "process.terminal")
 }
 
-fn open_and_send(process: &Process, socket: &OwnedFd) -> Result<()> {
+/// Makes a terminal by its multiplexer: the side to type into, and the program's.
+pub(crate) fn pair(ptmx: &str) -> Result<(OwnedFd, OwnedFd)> {
     let flags = OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC;
-    let master = rustix::fs::open("/dev/ptmx", flags, Mode::empty()).context(|| "/dev/ptmx")?;
+    let master = rustix::fs::open(ptmx, flags, Mode::empty()).context(|| ptmx)?;
     rustix::pty::unlockpt(&master).context(|| "unlock")?;
     let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
     let slave = rustix::pty::ioctl_tiocgptpeer(&master, flags).context(|| "open")?;
+    Ok((master, slave))
+}
+
+fn open_and_send(process: &Process, socket: &OwnedFd) -> Result<()> {
+    let (master, slave) = pair("/dev/ptmx")?;
     if let Some(size) = &process.console_size {
         exec::set_window(&master, (size.height, size.width));
     }

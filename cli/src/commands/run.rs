@@ -21,7 +21,6 @@ use crate::exit;
 use crate::failure::Failure;
 use crate::kvm;
 use crate::machine::{Machine, Model, Publish, model};
-use crate::signals::Interruption;
 use crate::ui::printer::Printer;
 use crate::vm::console::{self, End};
 use crate::vm::control::Port;
@@ -203,9 +202,7 @@ fn stay(
     console: std::os::unix::net::UnixStream,
     printer: Printer,
 ) -> Result<(), Failure> {
-    let interruption = Interruption::watch();
-    let interruption = interruption
-        .map_err(|error| Failure::failed("cannot watch for signals", Some(&error), None))?;
+    let interruption = build::watch_signals()?;
     let cancelled = || interruption.flag().load(Ordering::Relaxed);
     match console::attach(console, cancelled) {
         Ok(End::Machine) => Ok(()),
@@ -216,7 +213,7 @@ fn stay(
         }
         Ok(End::Signal) => {
             qemu.end(true);
-            Err(Failure::ended_by_signal(interruption.number()))
+            Err(Failure::with_status(exit::signal(interruption.number())))
         }
         Err(error) => {
             qemu.end(true);

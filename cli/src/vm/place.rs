@@ -259,10 +259,6 @@ mod tests {
         let link = space.path().join("link");
         std::os::unix::fs::symlink(&path, &link).unwrap();
         assert!(own_directory(&link, uid).is_err());
-        std::os::unix::fs::PermissionsExt::set_mode(
-            &mut fs::metadata(&path).unwrap().permissions(),
-            0o755,
-        );
         fs::set_permissions(
             &path,
             <fs::Permissions as std::os::unix::fs::PermissionsExt>::from_mode(0o755),

@@ -1,7 +1,7 @@
-//! Which devices a container may use: rules of `linux.resources.devices` in, an eBPF program on
-//! its control group out.
+//! eBPF programs on a container's control group: which devices it may use (in: the rules of
+//! `linux.resources.devices`), and that its ports may be shared.
 //!
-//! The program looks at the rules from the last to the first, as runc's does: a later one beats an
+//! The program for devices looks at the rules from the last to the first, as runc's does: a later one beats an
 //! earlier one, for each of read, write and mknod by itself. What no rule speaks of is denied.
 //! Instructions and attributes are those of `include/uapi/linux/bpf.h`.
 
@@ -124,6 +124,14 @@ const IF_NOT: u8 = 0x56;
 const IF_ANY: u8 = 0x46;
 const GO: u8 = 0x05;
 const EXIT: u8 = 0x95;
+/// `BPF_ST | BPF_MEM | BPF_W`, `BPF_ALU64 | BPF_ADD | BPF_K`, `BPF_JMP | BPF_CALL`.
+const STORE: u8 = 0x62;
+const ADD: u8 = 0x07;
+const CALL: u8 = 0x85;
+/// The end of the stack.
+const FRAME: u8 = 10;
+/// `BPF_FUNC_setsockopt`.
+const SET_OPTION: i32 = 49;
 
 /// Registers: the result, the context, and what the rules are about.
 const RESULT: u8 = 0;
@@ -186,8 +194,8 @@ fn program(rules: &[Rule]) -> Vec<Instruction> {
 pub(crate) fn filter_devices(group: &Path, own: &[DeviceRule]) -> Result<()> {
     static SAID: AtomicBool = AtomicBool::new(false);
     let program = program(&rules(own)?);
-    match load(&program).context(|| "device filter")? {
-        Some(loaded) => attach(&loaded, group).context(|| "device filter: attach"),
+    match load(&program, DEVICES).context(|| "device filter")? {
+        Some(loaded) => attach(&loaded, group, DEVICES).context(|| "device filter: attach"),
         None if own.is_empty() => {
             if !SAID.swap(true, Ordering::Relaxed) {
                 say!("the kernel has no device filters (CONFIG_CGROUP_BPF)");
@@ -198,6 +206,32 @@ pub(crate) fn filter_devices(group: &Path, own: &[DeviceRule]) -> Result<()> {
             "linux.resources.devices: the kernel has no device filters (CONFIG_CGROUP_BPF)",
         )),
     }
+}
+
+/// Gives every socket of a group `SO_REUSEPORT` before it is bound, so that it may listen where
+/// another does already (Linux 5.12).
+pub(crate) fn reuse_ports(group: &Path) -> Result<()> {
+    // setsockopt(context, SOL_SOCKET, SO_REUSEPORT, &1, 4): arguments are the registers from 1 on.
+    let program = [
+        instruction(STORE, FRAME, 0, -4, 1),
+        instruction(SET, 2, 0, 0, libc::SOL_SOCKET),
+        instruction(SET, 3, 0, 0, libc::SO_REUSEPORT),
+        instruction(COPY, 4, FRAME, 0, 0),
+        instruction(ADD, 4, 0, 0, -4),
+        instruction(SET, 5, 0, 0, 4),
+        instruction(CALL, 0, 0, 0, SET_OPTION),
+        // It is bound, whatever came of it.
+        instruction(SET, RESULT, 0, 0, 1),
+        instruction(EXIT, 0, 0, 0, 0),
+    ];
+    for place in [BIND_V4, BIND_V6] {
+        let loaded = load(&program, place).context(|| "shared ports")?;
+        let loaded = loaded.ok_or_else(|| {
+            Error::new("the kernel cannot share ports of a control group (CONFIG_CGROUP_BPF)")
+        })?;
+        attach(&loaded, group, place).context(|| "shared ports")?;
+    }
+    Ok(())
 }
 
 /// The part of `union bpf_attr` for `BPF_PROG_LOAD`.
@@ -212,6 +246,9 @@ struct LoadAttributes {
     log: u64,
     kernel_version: u32,
     flags: u32,
+    name: [u8; 16],
+    interface: u32,
+    place: u32,
 }
 
 /// The part of `union bpf_attr` for `BPF_PROG_ATTACH`.
@@ -225,14 +262,17 @@ struct AttachAttributes {
 
 const BPF_PROG_LOAD: libc::c_int = 5;
 const BPF_PROG_ATTACH: libc::c_int = 8;
-const BPF_PROG_TYPE_CGROUP_DEVICE: u32 = 15;
-const BPF_CGROUP_DEVICE: u32 = 6;
+/// A kind of program, and where it is attached: `BPF_PROG_TYPE_*`, `BPF_CGROUP_*`.
+type Place = (u32, u32);
+const DEVICES: Place = (15, 6);
+const BIND_V4: Place = (18, 8);
+const BIND_V6: Place = (18, 9);
 const BPF_F_ALLOW_MULTI: u32 = 2;
 /// Room for what the verifier has to say.
 const LOG_BYTES: usize = 16 << 10;
 
 /// Loads a program; none on a kernel that does not know the kind.
-fn load(program: &[Instruction]) -> Result<Option<OwnedFd>> {
+fn load(program: &[Instruction], place: Place) -> Result<Option<OwnedFd>> {
     // Up to Linux 5.10 programs are locked memory of their user, 64 KiB for all of them together.
     let limit = getrlimit(Resource::Memlock);
     let unlimited = Rlimit {
@@ -240,9 +280,9 @@ fn load(program: &[Instruction]) -> Result<Option<OwnedFd>> {
         maximum: None,
     };
     let _ = setrlimit(Resource::Memlock, unlimited);
-    let loaded = load_with(program, &mut []).or_else(|_| {
+    let loaded = load_with(program, place, &mut []).or_else(|_| {
         let mut log = vec![0; LOG_BYTES];
-        load_with(program, &mut log).map_err(|cause| (cause, log))
+        load_with(program, place, &mut log).map_err(|cause| (cause, log))
     });
     let _ = setrlimit(Resource::Memlock, limit);
     match loaded {
@@ -258,9 +298,9 @@ fn load(program: &[Instruction]) -> Result<Option<OwnedFd>> {
     }
 }
 
-fn load_with(program: &[Instruction], log: &mut [u8]) -> io::Result<OwnedFd> {
+fn load_with(program: &[Instruction], place: Place, log: &mut [u8]) -> io::Result<OwnedFd> {
     let attributes = LoadAttributes {
-        kind: BPF_PROG_TYPE_CGROUP_DEVICE,
+        kind: place.0,
         count: program.len() as u32,
         instructions: program.as_ptr() as u64,
         licence: c"Apache-2.0".as_ptr() as u64,
@@ -273,6 +313,9 @@ fn load_with(program: &[Instruction], log: &mut [u8]) -> io::Result<OwnedFd> {
         },
         kernel_version: 0,
         flags: 0,
+        name: [0; 16],
+        interface: 0,
+        place: place.1,
     };
     // SAFETY: the kernel reads the attributes and what they point to, and writes into the log
     // only; all of it outlives the call. A descriptor it returns is new.
@@ -290,12 +333,12 @@ fn load_with(program: &[Instruction], log: &mut [u8]) -> io::Result<OwnedFd> {
     }
 }
 
-fn attach(program: &OwnedFd, group: &Path) -> io::Result<()> {
+fn attach(program: &OwnedFd, group: &Path, place: Place) -> io::Result<()> {
     let group = fs::File::open(group)?;
     let attributes = AttachAttributes {
         target: group.as_raw_fd(),
         program: program.as_raw_fd(),
-        kind: BPF_CGROUP_DEVICE,
+        kind: place.1,
         flags: BPF_F_ALLOW_MULTI,
     };
     // SAFETY: the kernel only reads the attributes.

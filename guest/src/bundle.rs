@@ -19,6 +19,9 @@ use crate::{rootfs, say};
 /// Where bundles are.
 pub(crate) const CONTAINERS: &str = "/containers";
 
+/// Where bundles are that came later, each as `NUMBER/ID`, and take the place of others.
+pub(crate) const REPLACEMENTS: &str = "/run/kiln/services";
+
 /// When a container runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Phase {
@@ -55,8 +58,13 @@ impl Phase {
 pub(crate) struct Bundle {
     /// Its directory.
     pub(crate) directory: PathBuf,
-    /// Name of the directory: `000-dhcpcd`, `nginx`. Control group and log files are named so.
+    /// Name of the directory: `000-dhcpcd`, `nginx`. Log files are named so.
     pub(crate) id: String,
+    /// Its name, or one with a number if another of that name may run: control group and
+    /// notification socket are named so.
+    pub(crate) unique: String,
+    /// Its sockets may be bound where others are.
+    pub(crate) shares_ports: bool,
     /// When it runs.
     pub(crate) phase: Phase,
     /// `config.json`.
@@ -70,6 +78,12 @@ pub(crate) struct Bundle {
 /// Returns the directory of a bundle by its id.
 pub(crate) fn directory(phase: Phase, id: &str) -> PathBuf {
     Path::new(CONTAINERS).join(phase.directory()).join(id)
+}
+
+/// Returns the number of a bundle that came later.
+pub(crate) fn number_of(directory: &Path) -> Option<u32> {
+    let mut rest = directory.strip_prefix(REPLACEMENTS).ok()?.components();
+    rest.next()?.as_os_str().to_str()?.parse().ok()
 }
 
 /// Returns the bundle directories of a phase, in name order; none if the phase has no directory.
@@ -126,13 +140,19 @@ impl Bundle {
             Some(bytes) => Runtime::parse(&bytes)?,
             None => Runtime::default(),
         };
-        let id = directory.file_name().unwrap_or_default();
+        let id = directory.file_name().unwrap_or_default().to_string_lossy();
+        let suffix = number_of(directory).map_or_else(String::new, |number| format!(".{number}"));
         let mut config = Config::parse(&config)?;
         let policy = Policy::of(&config.annotations).context(|| "config.json")?;
         config.process.terminal |= policy.terminal;
+        if !config.linux.cgroups_path.is_empty() {
+            config.linux.cgroups_path.push_str(&suffix);
+        }
         Ok(Self {
             directory: directory.to_owned(),
-            id: id.to_string_lossy().into_owned(),
+            unique: format!("{id}{suffix}"),
+            id: id.into_owned(),
+            shares_ports: false,
             phase,
             config,
             runtime,
@@ -143,6 +163,19 @@ impl Bundle {
     /// Returns the container's root as the host sees it.
     pub(crate) fn rootfs(&self) -> PathBuf {
         self.directory.join(&self.config.root.path)
+    }
+
+    /// Returns the directories its root consists of, the topmost first, as an overlay names them.
+    pub(crate) fn layers(&self) -> Option<String> {
+        let root = self.rootfs();
+        let mut mounts = self.runtime.mounts.iter().rev();
+        let mount = mounts.find(|mount| Path::new(&mount.destination) == root)?;
+        if mount.kind != "overlay" {
+            return Some(mount.source.clone());
+        }
+        let mut options = mount.options.iter().flat_map(|option| option.split(','));
+        let lower = options.find_map(|option| option.strip_prefix("lowerdir="));
+        lower.map(str::to_owned)
     }
 
     /// Makes the mounts, directories and control groups of `runtime.json`. Those mounts that are not
@@ -260,6 +293,12 @@ mod tests {
         assert_eq!(short_name("nginx"), "nginx");
         assert_eq!(short_name("my-app"), "my-app");
         assert_eq!(short_name("000-"), "000-");
+    }
+
+    #[test]
+    fn a_bundle_that_came_later_has_a_number() {
+        assert_eq!(number_of(Path::new("/run/kiln/services/12/web")), Some(12));
+        assert_eq!(number_of(Path::new("/containers/services/12")), None);
     }
 
     #[test]

@@ -29,7 +29,7 @@ use crate::policy::{Main, Ready};
 use crate::ready::Notify;
 use crate::spec::NamespaceKind;
 use crate::{
-    cgroup, hooks, mount_attributes, namespaces, netlink, process, rootfs, say, sys, terminal,
+    bpf, cgroup, hooks, mount_attributes, namespaces, netlink, process, rootfs, say, sys, terminal,
     users,
 };
 
@@ -79,8 +79,12 @@ struct Ends {
 
 /// Starts a prepared bundle.
 pub(crate) fn start(bundle: &mut Bundle) -> Result<Started> {
-    let group = cgroup::create(&bundle.id, &bundle.config).context(|| "control group")?;
-    let started = start_in(bundle, group.clone());
+    let group = cgroup::create(&bundle.unique, &bundle.config).context(|| "control group")?;
+    let shared = match (&group, bundle.shares_ports) {
+        (Some(group), true) => bpf::reuse_ports(group),
+        _ => Ok(()),
+    };
+    let started = shared.and_then(|()| start_in(bundle, group.clone()));
     if let (Err(_), Some(group)) = (&started, group) {
         cgroup::remove(&group);
     }
@@ -100,7 +104,7 @@ fn start_in(bundle: &mut Bundle, cgroup: Option<PathBuf>) -> Result<Started> {
     let notifies = bundle.policy.ready == Ready::Notify;
     if notifies {
         let env = &mut bundle.config.process.env;
-        env.push(format!("NOTIFY_SOCKET={}", Notify::address(&bundle.id)));
+        env.push(format!("NOTIFY_SOCKET={}", Notify::address(&bundle.unique)));
     }
     let joins = Joins::open(&bundle.config)?;
     let trees = mount_attributes::id_mapped(&bundle.config, &bundle.directory)?;
@@ -134,7 +138,9 @@ fn start_in(bundle: &mut Bundle, cgroup: Option<PathBuf>) -> Result<Started> {
         if let Some(line) = &line {
             hooks::accompany(bundle, pid, line)?;
         }
-        notifies.then(|| Notify::open(&bundle.id, pid)).transpose()
+        notifies
+            .then(|| Notify::open(&bundle.unique, pid))
+            .transpose()
     });
     let notify = done.inspect_err(|_| {
         let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);

@@ -31,6 +31,7 @@ mod bpf;
 mod cgroup;
 mod container;
 mod exec;
+mod handover;
 mod hooks;
 mod mount_attributes;
 mod namespaces;
@@ -39,6 +40,7 @@ mod ready;
 mod rootfs;
 mod schedule;
 mod seccomp;
+mod sockets;
 mod terminal;
 mod users;
 
@@ -56,6 +58,7 @@ mod service;
 mod session;
 mod shutdown;
 mod supervisor;
+mod tar;
 
 use std::convert::Infallible;
 use std::fs;

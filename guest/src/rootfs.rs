@@ -39,7 +39,7 @@ impl Inside {
     }
 
     /// Opens what exists at a path.
-    fn existing(&self, path: &Path) -> rustix::io::Result<OwnedFd> {
+    pub(crate) fn existing(&self, path: &Path) -> rustix::io::Result<OwnedFd> {
         let path = path.strip_prefix("/").unwrap_or(path);
         let path = if path.as_os_str().is_empty() {
             Path::new(".")

@@ -3,7 +3,7 @@
 //! Pure bookkeeping with times from outside; [`supervisor`](crate::supervisor) starts, kills and
 //! reports what is decided here.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use rustix::process::Pid;
@@ -315,21 +315,14 @@ impl Services {
     }
 
     /// Asks for a service to end, and to start again if `again`. Returns its process and the
-    /// signal to send, if it has one; false when there is none of that name.
-    pub(crate) fn stop(
-        &mut self,
-        id: &str,
-        again: bool,
-        now: Instant,
-    ) -> (bool, Option<(Pid, i32)>) {
-        let Some(service) = self.find_mut(id) else {
-            return (false, None);
-        };
+    /// signal to send, if it has one.
+    pub(crate) fn stop(&mut self, id: &str, again: bool, now: Instant) -> Option<(Pid, i32)> {
+        let service = self.find_mut(id)?;
         service.intent = if again { Intent::Again } else { Intent::Down };
         match &mut service.state {
             State::Running { pid, kill_at, .. } => {
                 *kill_at = Some(now + service.policy.stop_wait);
-                (true, Some((*pid, service.policy.stop_signal)))
+                Some((*pid, service.policy.stop_signal))
             }
             state => {
                 if again {
@@ -338,8 +331,39 @@ impl Services {
                 } else {
                     *state = State::Ended("stopped".to_owned());
                 }
-                (true, None)
+                None
             }
+        }
+    }
+
+    /// Has a service start from another bundle from now on.
+    pub(crate) fn redirect(&mut self, id: &str, directory: &Path, policy: &Policy) {
+        if let Some(service) = self.find_mut(id) {
+            service.directory = directory.to_owned();
+            service.policy = policy.clone();
+            service.short_runs = 0;
+        }
+    }
+
+    /// Makes a process, which can be relied on, that of a service; the one it had is nobody's.
+    pub(crate) fn take_over(
+        &mut self,
+        id: &str,
+        directory: &Path,
+        policy: &Policy,
+        pid: Pid,
+        now: Instant,
+    ) {
+        self.redirect(id, directory, policy);
+        if let Some(service) = self.find_mut(id) {
+            service.intent = Intent::Up;
+            service.was_ready = true;
+            service.state = State::Running {
+                pid,
+                since: now,
+                ready: true,
+                kill_at: None,
+            };
         }
     }
 
@@ -447,15 +471,30 @@ mod tests {
     }
 
     #[test]
+    fn another_process_takes_over() {
+        let now = Instant::now();
+        let mut all = services(&[("a", &[], Restart::Always), ("b", &["a"], Restart::Never)]);
+        all.started(0, PID, now);
+        let new = Pid::from_raw(200).unwrap();
+        let policy = Policy::default();
+        all.take_over("a", Path::new("/x"), &policy, new, now);
+        // Who depends on it may start, and the old one is nobody's.
+        assert_eq!(
+            (all.due(now), all.of(PID), all.of(new)),
+            (Some(1), None, Some(0))
+        );
+        assert!(all.all()[0].is_up() && all.knows_ready(new));
+        assert_eq!(all.ended(0, true, "exited", now), None);
+        assert_eq!(all.all()[0].directory, Path::new("/x"));
+    }
+
+    #[test]
     fn people_stop_start_and_restart() {
         let now = Instant::now();
         let mut all = services(&[("a", &[], Restart::Always)]);
         all.started(0, PID, now);
-        assert_eq!(all.stop("x", false, now), (false, None));
-        assert_eq!(
-            all.stop("a", false, now),
-            (true, Some((PID, libc::SIGTERM)))
-        );
+        assert_eq!(all.stop("x", false, now), None);
+        assert_eq!(all.stop("a", false, now), Some((PID, libc::SIGTERM)));
         assert!(all.overdue(now).is_empty());
         let late = all.deadline().unwrap();
         assert_eq!(all.overdue(late), [PID]);
@@ -465,7 +504,7 @@ mod tests {
         assert!(all.start("a", late));
         assert_eq!(all.due(late), Some(0));
         all.started(0, PID, late);
-        assert!(all.stop("a", true, late).1.is_some());
+        assert!(all.stop("a", true, late).is_some());
         assert_eq!(all.ended(0, true, "exited", late), Some(Duration::ZERO));
         assert_eq!(all.due(late), Some(0));
         // Started while it is being stopped.

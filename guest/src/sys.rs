@@ -400,6 +400,59 @@ fn set_option(
     }
 }
 
+/// Has the sockets that listen beside this one get their connections by a classic BPF program: those
+/// with the numbers `first..first + count` of the group, by the hash of who comes
+/// (`SO_ATTACH_REUSEPORT_CBPF`, socket(7)).
+pub(crate) fn steer_connections(
+    listener: BorrowedFd<'_>,
+    first: u32,
+    count: u32,
+) -> io::Result<()> {
+    let step = |code: u32, k: u32| libc::sock_filter {
+        code: code as u16,
+        jt: 0,
+        jf: 0,
+        k,
+    };
+    let hash = (libc::SKF_AD_OFF + libc::SKF_AD_RXHASH) as u32;
+    let mut program = [
+        step(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, hash),
+        step(libc::BPF_ALU | libc::BPF_MOD | libc::BPF_K, count.max(1)),
+        step(libc::BPF_ALU | libc::BPF_ADD | libc::BPF_K, first),
+        // `BPF_A`: what has been computed.
+        step(libc::BPF_RET | 0x10, 0),
+    ];
+    let program = libc::sock_fprog {
+        len: program.len() as u16,
+        filter: program.as_mut_ptr(),
+    };
+    // SAFETY: the kernel copies the program, which outlives the call.
+    let done = unsafe {
+        libc::setsockopt(
+            listener.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_ATTACH_REUSEPORT_CBPF,
+            (&raw const program).cast(),
+            size_of::<libc::sock_fprog>() as libc::socklen_t,
+        )
+    };
+    match done {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// Takes that program away.
+pub(crate) fn leave_connections(listener: BorrowedFd<'_>) -> io::Result<()> {
+    let none = 0_u32.to_ne_bytes();
+    set_option(
+        listener,
+        libc::SOL_SOCKET,
+        libc::SO_DETACH_REUSEPORT_BPF,
+        &none,
+    )
+}
+
 /// The C library's fnmatch(3), the oracle of our own.
 #[cfg(test)]
 pub(crate) fn fnmatch(pattern: &std::ffi::CStr, text: &std::ffi::CStr) -> bool {

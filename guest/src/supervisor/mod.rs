@@ -7,6 +7,7 @@
 //! [`turn`]: Supervisor::turn
 
 mod program;
+mod replace;
 mod report;
 mod running;
 mod serve;
@@ -30,8 +31,9 @@ use crate::service::{Services, State};
 use crate::spec::ConsoleSize;
 use crate::uevent::{Event, Uevents};
 use crate::{bundle, console, machine, say, sys};
+use replace::Replacement;
 use running::Running;
-use serve::Conversation;
+use serve::{Conversation, send};
 
 /// How the machine is to end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -96,6 +98,7 @@ pub(crate) struct Supervisor {
     services: Services,
     /// Bundles of services that have been read but not started yet.
     fresh: Vec<Bundle>,
+    replacements: Vec<Replacement>,
     /// A service has ended or was added: others may wait for it in vain.
     services_changed: bool,
     network: Option<Network>,
@@ -148,6 +151,7 @@ impl Supervisor {
             journals: Vec::new(),
             services: Services::default(),
             fresh: Vec::new(),
+            replacements: Vec::new(),
             services_changed: false,
             network: None,
             button: None,
@@ -380,7 +384,10 @@ impl Supervisor {
             {
                 // What else it says is for nobody.
                 running.notify = None;
-                self.services.ready(running.pid);
+                let pid = running.pid;
+                if !self.services.ready(pid) {
+                    self.replacement_ready(pid, now);
+                }
             }
         }
     }
@@ -467,6 +474,7 @@ impl Supervisor {
         self.streams.retain(|(_, stream)| !stream.ended);
         self.bury(now);
         self.advance_services(now);
+        self.advance_replacements(now);
         self.note_main(now);
         self.converse(now);
         self.end_with_main(now);
@@ -540,6 +548,7 @@ impl Supervisor {
             network,
             looks,
             self.services.deadline(),
+            self.replacement_deadline(),
             self.main_deadline(),
         ];
         let due = due.into_iter().flatten().min();
@@ -617,7 +626,8 @@ impl Supervisor {
                 }
             }
             let is_service = dead.bundle.phase == Phase::Service;
-            let expected = self.ending && is_service;
+            let replaced = self.replacement_ended(&dead, &how);
+            let expected = replaced || self.ending && is_service;
             if !succeeded && !expected {
                 self.failures += 1;
             }
@@ -626,7 +636,7 @@ impl Supervisor {
                 again = self.services.ended(index, succeeded, &how, now);
                 self.services_changed = true;
             }
-            if again.is_none() && dead.bundle.policy.main != Main::Off {
+            if again.is_none() && !replaced && dead.bundle.policy.main != Main::Off {
                 let never_ran = !dead.error.is_empty();
                 self.main = Some(MainEnd {
                     status: dead.exit_code(),

@@ -5,14 +5,15 @@
 
 use std::collections::VecDeque;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use rustix::event::PollFlags;
 use rustix::process::{Pid, WaitStatus};
 
 use super::program::{Program, exit_code, feed};
+use super::replace::{Arrival, Wanted};
 use super::report::stamp;
-use super::{Action, Supervisor};
+use super::{Action, Running, Supervisor};
 use crate::bundle::short_name;
 use crate::error::{Error, Result};
 use crate::exec::{self, Exec};
@@ -32,6 +33,7 @@ kilnctl COMMAND: what runs in this system
   attach NAME                       the streams of a service that waits for it
   start NAME, stop NAME, restart NAME
   kill [-s SIGNAL] NAME
+  replace                           as kiln vm replace asks for it
   poweroff, reboot, halt
 ";
 
@@ -41,6 +43,8 @@ const SESSIONS_MAX: usize = 64;
 const STDIN_BYTES_MAX: usize = 64 << 10;
 /// How often a port is listened to again after its client has left.
 const TRIES: usize = 4;
+/// A new one is ready within this, if nobody says otherwise.
+const READY_WAIT: Duration = Duration::from_secs(60);
 /// Exit status of a command that was not understood.
 const MISUSE: u8 = 2;
 
@@ -68,6 +72,10 @@ enum Job {
         id: String,
         up: bool,
     },
+    /// A bundle that is coming, and what went wrong with it; all of it has come.
+    Arrival(Box<Arrival>, Option<Error>, bool),
+    /// A service that is being replaced.
+    Replaced(u32),
     /// The streams of a service.
     Attached {
         id: String,
@@ -262,6 +270,17 @@ impl Supervisor {
                 let program = self.exec(rest, request.terminal).map_err(failure)?;
                 conversation.job = Job::Program(program);
             }
+            ["replace", "--ground", name] => {
+                let ground = self.replacement_ground(name).map_err(failure)?;
+                session.answer(&ground);
+            }
+            ["replace", rest @ ..] => {
+                let (name, directory, wanted) = replacement(rest).ok_or_else(|| {
+                    misuse("replace: --into DIRECTORY [--wait SECONDS] [--stop-first] NAME")
+                })?;
+                let arrival = self.expect(name, directory, wanted).map_err(failure)?;
+                conversation.job = Job::Arrival(Box::new(arrival), None, false);
+            }
             ["attach", name] => {
                 let service = self.service(name).map_err(failure)?;
                 if service.policy.main != Main::Attach {
@@ -286,7 +305,7 @@ impl Supervisor {
                 let id = self.service(name).map_err(failure)?.id.clone();
                 let again = *verb == "restart";
                 self.services_changed = true;
-                if let (_, Some((pid, signal))) = self.services.stop(&id, again, now) {
+                if let Some((pid, signal)) = self.services.stop(&id, again, now) {
                     match alive::hears(pid, signal) {
                         true => send(pid, signal),
                         // To wait for it would be in vain.
@@ -327,7 +346,7 @@ impl Supervisor {
         Ok(())
     }
 
-    fn service(&self, name: &str) -> Result<&Service> {
+    pub(super) fn service(&self, name: &str) -> Result<&Service> {
         self.services.find(name).ok_or_else(|| {
             let all = self.services.all().iter().map(|s| s.id.as_str());
             let all: Vec<&str> = all.collect();
@@ -393,8 +412,7 @@ impl Supervisor {
                 "exec: which program? exec {name} PROGRAM"
             )));
         }
-        let named =
-            |c: &&mut super::Running| short_name(&c.bundle.id) == name || c.bundle.id == name;
+        let named = |c: &&mut Running| short_name(&c.bundle.id) == name || c.bundle.id == name;
         let mut all = self.containers.iter_mut().filter(|c| c.is_up());
         let running = all.find(named).ok_or_else(|| not_running(name))?;
         let bundle = &mut running.bundle;
@@ -432,6 +450,25 @@ impl Supervisor {
                 }
             }
             Job::Program(program) => program.advance(session),
+            Job::Arrival(arrival, failed, is_whole) => {
+                let done = match (failed.take(), is_whole) {
+                    (Some(cause), _) => Err(cause),
+                    (None, true) => self.replace(arrival, Instant::now()),
+                    (None, false) => return,
+                };
+                match done {
+                    Ok(number) => conversation.job = Job::Replaced(number),
+                    Err(cause) => {
+                        arrival.discard();
+                        conversation.fail(&cause, 1);
+                    }
+                }
+            }
+            Job::Replaced(number) => match self.replacement_outcome(*number) {
+                Some(Ok(())) => session.end(0),
+                Some(Err(cause)) => conversation.fail(&cause, 1),
+                None => {}
+            },
             Job::Attached {
                 id,
                 pending,
@@ -529,6 +566,12 @@ impl Conversation {
                 _ => {}
             }
         }
+        if let (Kind::Stdin, Job::Arrival(arrival, failed, is_whole)) = (kind, &mut self.job) {
+            *is_whole |= bytes.is_empty();
+            if failed.is_none() {
+                *failed = arrival.feed(bytes).err();
+            }
+        }
         let Job::Program(program) = &mut self.job else {
             return;
         };
@@ -570,6 +613,9 @@ impl Conversation {
         {
             send(program.pid, libc::SIGHUP);
         }
+        if let Job::Arrival(arrival, ..) = &self.job {
+            arrival.discard();
+        }
         self.job = Job::None;
     }
 }
@@ -579,6 +625,28 @@ impl Session {
         self.say(Kind::Stdout, text.as_bytes());
         self.end(0);
     }
+}
+
+/// Reads the arguments of `replace`.
+fn replacement<'a>(words: &[&'a str]) -> Option<(&'a str, &'a str, Wanted)> {
+    let (mut name, mut directory) = (None, None);
+    let mut wanted = Wanted {
+        wait: READY_WAIT,
+        stop_first: false,
+    };
+    let mut words = words.iter();
+    while let Some(word) = words.next() {
+        match *word {
+            "--into" => directory = Some(*words.next()?),
+            "--wait" => {
+                wanted.wait = Duration::from_secs(words.next()?.parse::<u32>().ok()?.into());
+            }
+            "--stop-first" => wanted.stop_first = true,
+            word if !word.starts_with('-') && name.is_none() => name = Some(word),
+            _ => return None,
+        }
+    }
+    Some((name?, directory?, wanted))
 }
 
 /// Reads rows and columns.
@@ -598,7 +666,7 @@ fn not_running(name: &str) -> Error {
     Error::new(format!("{name} does not run"))
 }
 
-fn send(pid: Pid, signal: i32) {
+pub(super) fn send(pid: Pid, signal: i32) {
     // One that has just ended needs none.
     let _ = crate::sys::kill(pid, signal);
 }

@@ -13,6 +13,7 @@ mod packages;
 mod pins;
 mod plan;
 mod reach;
+mod services;
 mod settings;
 mod tiers;
 mod write;
@@ -22,6 +23,7 @@ pub use identity::{cache_key, cache_key_prefix};
 pub use migrate::{Migration, migrate};
 pub(crate) use origins::registry;
 pub use plan::{describe, fetch, merged};
+pub use services::{Base, Ground, ServiceBundle, ServiceState, service_bundle, service_states};
 pub use settings::image_settings;
 
 use std::borrow::Cow;

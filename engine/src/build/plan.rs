@@ -98,8 +98,19 @@ pub(super) fn plan_with(
     listener: &dyn Listener,
     lock: &Lock,
 ) -> Result<Planned, BuildError> {
+    plan_changed(request, listener, lock, |_| {})
+}
+
+/// Plans a request whose descriptions are not taken as they are.
+pub(super) fn plan_changed(
+    request: &Request,
+    listener: &dyn Listener,
+    lock: &Lock,
+    change: impl FnOnce(&mut Spec),
+) -> Result<Planned, BuildError> {
     let mut inputs = Inputs::default();
-    let spec = read(request, listener, &mut inputs)?;
+    let mut spec = read(request, listener, &mut inputs)?;
+    change(&mut spec);
     let mut planner = Planner::new(request, lock, &mut inputs);
     let cache = std::path::absolute(&request.cache).map_err(BuildError::file(&request.cache))?;
     planner.look_at(&Cache::epoch_file(&cache));

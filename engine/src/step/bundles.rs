@@ -11,14 +11,15 @@ use kiln_cache::Digest;
 
 use super::components::{clean, fragment, generated};
 use super::image::tree_of;
+use super::root::Origin;
 use super::roots::Roots;
 use super::sbom::{self, Component};
 use super::system::Plan;
 use super::{Results, Step, StepError};
 use crate::format::{Fragment, Part};
-use crate::spec::Warning;
+use crate::spec::{self, Section, Warning};
 use crate::system::bundle::{bundle_path, config_json, root_path, runtime_json};
-use crate::system::container::{ImageConfig, image_config};
+use crate::system::container::{Container, ImageConfig, image_config};
 use crate::system::label;
 use crate::system::volumes::{Volumes, volume_path};
 use crate::tree::TreePath;
@@ -124,7 +125,7 @@ fn containers(
     let mut placed: BTreeMap<Digest, String> = BTreeMap::new();
     let mut warnings = Vec::new();
     let mut listed = BTreeSet::new();
-    let mut configs: HashMap<String, ImageConfig> = HashMap::new();
+    let mut configs = Configs::default();
     for (section, steps) in &roots.containers {
         let entries = plan
             .spec
@@ -139,16 +140,7 @@ fn containers(
                 .ok_or_else(|| StepError::new(name.clone(), "its root is not there"))?;
             let tree = tree_of(&action, name)?;
             let identity = origin.identity();
-            let image = match configs.entry(identity.clone()) {
-                Entry::Occupied(slot) => slot.into_mut(),
-                Entry::Vacant(slot) => slot.insert(
-                    image_config(&origin.config(got)?)
-                        .map_err(StepError::in_context(format!("image {}", origin.name)))?,
-                ),
-            };
-            let (container, odd) = label::resolve(entry, image, &plan.ids, &volumes).map_err(
-                StepError::in_context(format!("{} \"{name}\"", section.name())),
-            )?;
+            let (container, odd) = configs.resolve(plan, *section, entry, origin, &volumes, got)?;
             warnings.extend(odd);
             let base = bundle_path(*section, index, name);
             let own = root_path(&base, container.readonly);
@@ -175,7 +167,7 @@ fn containers(
             let mut nodes = vec![
                 Node::directory(TreePath::default()),
                 file("config.json", config_json(&container)),
-                file("runtime.json", runtime_json(&container, &base, &root)),
+                file("runtime.json", runtime_json(&container, &base, &[&root])),
             ];
             if !container.readonly {
                 nodes.push(Node::directory(clean("tmp")));
@@ -192,4 +184,31 @@ fn containers(
         }
     }
     Ok(warnings)
+}
+
+/// What images say of how they are run, each read once.
+#[derive(Default)]
+pub(super) struct Configs(HashMap<String, ImageConfig>);
+
+impl Configs {
+    /// Returns a container as its description and its image would have it, and what is odd.
+    pub(super) fn resolve(
+        &mut self,
+        plan: &Plan,
+        section: Section,
+        entry: &spec::Container,
+        origin: &Origin,
+        volumes: &Volumes,
+        got: &Results<'_>,
+    ) -> Result<(Container, Vec<Warning>), StepError> {
+        let image = match self.0.entry(origin.identity()) {
+            Entry::Occupied(slot) => slot.into_mut(),
+            Entry::Vacant(slot) => slot.insert(
+                image_config(&origin.config(got)?)
+                    .map_err(StepError::in_context(format!("image {}", origin.name)))?,
+            ),
+        };
+        let context = format!("{} \"{}\"", section.name(), entry.name.value);
+        label::resolve(entry, image, &plan.ids, volumes).map_err(StepError::in_context(context))
+    }
 }

@@ -19,6 +19,7 @@ mod roots;
 pub(crate) mod sbom;
 pub mod scheduler;
 pub(crate) mod segment;
+pub(crate) mod services;
 pub mod system;
 
 use std::collections::BTreeSet;

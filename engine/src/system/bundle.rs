@@ -94,12 +94,13 @@ pub fn config_json(container: &Container) -> Vec<u8> {
 
 /// Returns the bytes of runtime.json.
 ///
-/// `bundle` is the container's own [`bundle_path`]; `root` the [`root_path`] of the container that
-/// keeps the tree, its own or another's. Both are relative to the root of the system.
+/// `bundle` is the container's own [`bundle_path`]; `layers` are the directories that its root
+/// consists of, the topmost first: the [`root_path`] of the container that keeps the tree, its own
+/// or another's. All are relative to the root of the system.
 #[must_use]
-pub fn runtime_json(container: &Container, bundle: &str, root: &str) -> Vec<u8> {
+pub fn runtime_json(container: &Container, bundle: &str, layers: &[&str]) -> Vec<u8> {
     let runtime = &container.runtime;
-    let mut mounts = root_mounts(container.readonly, bundle, root);
+    let mut mounts = root_mounts(container.readonly, bundle, layers);
     mounts.extend(runtime.mounts.iter().cloned());
     let [cgroup, ipc, mnt, net, pid, user, uts] = &runtime.bind_ns;
     json::to_vec(&RuntimeFile {
@@ -125,7 +126,7 @@ pub fn runtime_json(container: &Container, bundle: &str, root: &str) -> Vec<u8> 
 }
 
 /// What the guest mounts to make the root.
-fn root_mounts(readonly: bool, bundle: &str, root: &str) -> Vec<Mount> {
+fn root_mounts(readonly: bool, bundle: &str, layers: &[&str]) -> Vec<Mount> {
     let mount = |destination: &str, kind: &str, source: &str, options: Vec<String>| Mount {
         destination: format!("/{bundle}/{destination}"),
         kind: kind.to_owned(),
@@ -133,12 +134,15 @@ fn root_mounts(readonly: bool, bundle: &str, root: &str) -> Vec<Mount> {
         options,
         ..Mount::default()
     };
-    let root = format!("/{root}");
-    if readonly {
-        return vec![mount("rootfs", "", &root, vec!["bind".to_owned()])];
+    let layers: Vec<String> = layers.iter().map(|layer| format!("/{layer}")).collect();
+    let lower = format!("lowerdir={}", layers.join(":"));
+    match (readonly, layers.as_slice()) {
+        (true, [only]) => return vec![mount("rootfs", "", only, vec!["bind".to_owned()])],
+        (true, _) => return vec![mount("rootfs", "overlay", "overlay", vec![lower])],
+        (false, _) => {}
     }
     let overlay = vec![
-        format!("lowerdir={root}"),
+        lower,
         format!("upperdir=/{bundle}/tmp/upper"),
         format!("workdir=/{bundle}/tmp/work"),
     ];

@@ -62,7 +62,7 @@ fn containers_are_linuxkits_byte_for_byte() {
                 .or_insert_with(|| root_path(&bundle, container.readonly));
             let files = [
                 ("config.json", config_json(&container)),
-                ("runtime.json", runtime_json(&container, &bundle, root)),
+                ("runtime.json", runtime_json(&container, &bundle, &[root])),
             ];
             for (file, bytes) in files {
                 made.insert(

@@ -138,7 +138,7 @@ fn a_container_with_nothing_but_defaults() {
         text(runtime_json(
             &container,
             &bundle,
-            &root_path(&bundle, false)
+            &[&root_path(&bundle, false)]
         )),
         r#"{
     "cgroups": [],
@@ -197,7 +197,7 @@ fn a_read_only_container_on_another_ones_root() {
     let runtime: serde_json::Value = serde_json::from_slice(&runtime_json(
         &container,
         &bundle,
-        "containers/services/web/lower",
+        &["containers/services/web/lower"],
     ))
     .unwrap();
     assert_eq!(

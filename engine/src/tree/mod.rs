@@ -3,6 +3,7 @@
 //! A layer becomes two objects: a pack (its uncompressed tar bytes) and a tree (a sorted,
 //! mappable index of its entries). [`path`] is a checked path, [`index`] is the tree's format.
 
+pub mod difference;
 pub mod directory;
 pub mod file;
 pub mod flatten;

@@ -1,0 +1,132 @@
+//! Services alone: the roots of a system's services, without kernel, init or outputs.
+//!
+//! Enters: a [`Plan`]. Leaves: `services`, whose value `services` is a list of [`Service`], JSON.
+
+use std::sync::Arc;
+
+use kiln_cache::{Action, Digest, Key, KeyBuilder};
+use serde::{Deserialize, Serialize};
+
+use super::bundles::Configs;
+use super::image::tree_of;
+use super::root::{Origin, Purpose, Root};
+use super::system::Plan;
+use super::{Next, Results, Step, StepError};
+use crate::spec::Section;
+use crate::system::bundle::{config_json, runtime_json};
+use crate::system::volumes::Volumes;
+
+/// A service that can be put into a running system.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Service {
+    pub(crate) name: String,
+    /// Its root.
+    pub(crate) tree: String,
+    /// `config.json`.
+    pub(crate) config: String,
+    /// `runtime.json`.
+    pub(crate) runtime: String,
+}
+
+/// Where a service is put, relative to the root of the system.
+#[derive(Debug, Clone)]
+pub(crate) struct Site {
+    /// Its bundle.
+    pub(crate) bundle: String,
+    /// The directories its root consists of, the topmost first.
+    pub(crate) layers: Vec<String>,
+}
+
+/// The services of a plan that are asked for.
+pub(crate) struct Services {
+    plan: Arc<Plan>,
+    wanted: Vec<Wanted>,
+    site: Site,
+}
+
+struct Wanted {
+    index: usize,
+    origin: Origin,
+    root: Arc<dyn Step>,
+}
+
+impl Services {
+    /// Returns the step for the service of a name, or for all without one.
+    pub(crate) fn new(plan: Arc<Plan>, name: Option<&str>, site: Site) -> Self {
+        let all = plan.spec.containers(Section::Services).iter();
+        let origins = plan
+            .containers
+            .get(&Section::Services)
+            .into_iter()
+            .flatten();
+        let is_wanted = |it: &str| name.is_none_or(|name| name == it);
+        let wanted = all.zip(origins).enumerate();
+        let wanted = wanted.filter(|(_, (entry, _))| is_wanted(&entry.name.value));
+        let wanted = wanted.map(|(index, (_, origin))| Wanted {
+            index,
+            origin: origin.clone(),
+            root: Arc::new(Root {
+                origin: origin.clone(),
+                purpose: Purpose::Container,
+            }),
+        });
+        Self {
+            wanted: wanted.collect(),
+            plan,
+            site,
+        }
+    }
+
+    fn service(&self, wanted: &Wanted, got: &Results<'_>) -> Result<Service, StepError> {
+        let section = Section::Services;
+        let entry = &self.plan.spec.containers(section)[wanted.index];
+        let name = &entry.name.value;
+        let action = got
+            .get(&*wanted.root)
+            .ok_or_else(|| StepError::new(name.clone(), "its root is not there"))?;
+        let tree: Digest = tree_of(&action, name)?;
+        let volumes = Volumes::of(&self.plan.spec);
+        let mut configs = Configs::default();
+        let (container, _) =
+            configs.resolve(&self.plan, section, entry, &wanted.origin, &volumes, got)?;
+        let layers: Vec<&str> = self.site.layers.iter().map(String::as_str).collect();
+        let text = |bytes| String::from_utf8_lossy(bytes).into_owned();
+        Ok(Service {
+            name: name.clone(),
+            tree: tree.to_string(),
+            config: text(&config_json(&container)),
+            runtime: text(&runtime_json(&container, &self.site.bundle, &layers)),
+        })
+    }
+}
+
+impl Step for Services {
+    fn kind(&self) -> &'static str {
+        "services"
+    }
+
+    fn label(&self) -> String {
+        "services".to_owned()
+    }
+
+    fn id(&self) -> Key {
+        KeyBuilder::new("services", 1).finish()
+    }
+
+    fn next(&self, got: &Results<'_>) -> Result<Next, StepError> {
+        let roots: Vec<Arc<dyn Step>> = self.wanted.iter().map(|w| w.root.clone()).collect();
+        if let Err(need) = got.all(&roots) {
+            return Ok(Next::Need(need));
+        }
+        let services: Result<Vec<_>, _> = self
+            .wanted
+            .iter()
+            .map(|wanted| self.service(wanted, got))
+            .collect();
+        let services = serde_json::to_vec(&services?).map_err(StepError::in_context("services"))?;
+        Ok(Next::Done(Action {
+            values: vec![("services".into(), services)],
+            ..Action::default()
+        }))
+    }
+}

@@ -24,6 +24,7 @@ mod packages;
 mod platforms;
 mod push;
 mod registry;
+mod replace;
 mod sbom;
 mod schema;
 mod vm;

@@ -14,16 +14,16 @@ use super::support::registry::Registry;
 use super::support::{Said, Space};
 
 /// Emulated machines are slow, and CI's are shared.
-const PATIENCE: Duration = Duration::from_secs(180);
+pub(super) const PATIENCE: Duration = Duration::from_secs(180);
 
 /// A machine in the background; it ends with the test.
-struct Machine {
-    space: Space,
+pub(super) struct Machine {
+    pub(super) space: Space,
     name: String,
 }
 
 impl Machine {
-    fn boot(yaml: &str, args: &[&str]) -> Self {
+    pub(super) fn boot(yaml: &str, args: &[&str]) -> Self {
         let space = Space::new();
         space.write("box.yml", yaml);
         fs::create_dir(space.path("run")).unwrap();
@@ -36,14 +36,14 @@ impl Machine {
         Self { space, name }
     }
 
-    fn vm(&self, args: &[&str]) -> Said {
+    pub(super) fn vm(&self, args: &[&str]) -> Said {
         let mut all = vec!["vm"];
         all.extend(args);
         self.space.kiln(&all)
     }
 
     /// Runs a command that succeeds; returns its output.
-    fn ask(&self, args: &[&str]) -> String {
+    pub(super) fn ask(&self, args: &[&str]) -> String {
         let said = self.vm(args);
         assert_eq!(
             said.code,
@@ -55,7 +55,7 @@ impl Machine {
         String::from_utf8(said.stdout).unwrap()
     }
 
-    fn console(&self) -> String {
+    pub(super) fn console(&self) -> String {
         let log = self
             .space
             .path("run/kiln")
@@ -77,7 +77,7 @@ impl Machine {
     }
 
     /// Waits until the services are as wanted.
-    fn until(&self, what: &str, is_so: impl Fn(&serde_json::Value) -> bool) {
+    pub(super) fn until(&self, what: &str, is_so: impl Fn(&serde_json::Value) -> bool) {
         let began = Instant::now();
         loop {
             let all: serde_json::Value =
@@ -97,7 +97,7 @@ impl Drop for Machine {
     }
 }
 
-fn service<'a>(all: &'a serde_json::Value, name: &str) -> &'a serde_json::Value {
+pub(super) fn service<'a>(all: &'a serde_json::Value, name: &str) -> &'a serde_json::Value {
     let services = all["services"].as_array().unwrap();
     services.iter().find(|s| s["name"] == name).unwrap()
 }
@@ -447,7 +447,7 @@ fn ask(port: u16, question: &[u8]) -> Option<String> {
     Some(String::from_utf8_lossy(&answer[..count]).into_owned())
 }
 
-fn free_port() -> u16 {
+pub(super) fn free_port() -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     listener.local_addr().unwrap().port()
 }

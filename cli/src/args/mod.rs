@@ -41,7 +41,7 @@ pub(crate) use pkg::{Pkg, PkgCommand, PkgFlags, ShowTag};
 pub(crate) use push::{Cloud, Push};
 pub(crate) use schema::Schema;
 pub(crate) use serve::Serve;
-pub(crate) use vm::{Guest, Named, Vm};
+pub(crate) use vm::{Guest, Named, Replace, Vm};
 
 /// Builds minimal bootable Linux systems from OCI images and Debian packages.
 #[derive(Debug, Parser)]
@@ -315,6 +315,9 @@ pub(crate) struct Run {
     /// Leave the machine running in the background; kiln vm finds it
     #[arg(short, long, visible_alias = "detached")]
     pub(crate) detach: bool,
+    /// Build again when an input changes, and replace the services that differ
+    #[arg(long, conflicts_with = "detach")]
+    pub(crate) watch: bool,
     /// What runs the processor: KVM when it works here, else QEMU's emulation (tcg)
     #[arg(long, value_name = "WHAT", default_value = "auto")]
     pub(crate) accel: Accel,

@@ -8,6 +8,7 @@ mod metadata;
 mod migrate;
 mod pkg;
 mod push;
+mod replace;
 mod request;
 mod run;
 mod run_image;
@@ -16,6 +17,7 @@ mod schema;
 mod serve;
 mod version;
 mod vm;
+mod watch;
 
 use std::process::ExitCode;
 
@@ -23,7 +25,7 @@ use crate::args::{Arguments, Command};
 use crate::exit;
 use crate::failure::Failure;
 use crate::ui::diagnostic;
-use crate::ui::printer::Printer;
+use crate::ui::printer::{Printer, for_terminal};
 
 /// Runs a command and says what went wrong.
 pub(crate) fn run(arguments: &Arguments) -> ExitCode {
@@ -59,7 +61,7 @@ fn report(failure: &Failure, printer: Printer) {
         .ok()
         .map(|size| usize::from(size.ws_col))
         .filter(|width| *width > 0);
-    let text = diagnostic::render(failure, printer, width);
+    let text = for_terminal(diagnostic::render(failure, printer, width));
     // When stderr is gone there is nobody to tell.
     let _ = std::io::stderr().lock().write_all(text.as_bytes());
 }

@@ -12,10 +12,10 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 use std::time::SystemTime;
 
-use kiln_engine::build::{Destination, Format};
+use kiln_engine::build::{Destination, Format, Request};
 use rustix::termios::tcgetwinsize;
 
-use super::{build, print, request, run_image};
+use super::{build, print, replace, request, run_image, watch};
 use crate::args::{Accel, Run};
 use crate::exit;
 use crate::failure::Failure;
@@ -40,10 +40,14 @@ pub(super) fn run(arguments: &Run, printer: Printer) -> Result<(), Failure> {
         find_program(model.program).ok_or_else(|| missing_program(model.program, model.package))?;
     check_ports(&arguments.publish)?;
     let what = What::of(arguments)?;
-    let prefix = match &what {
+    let (prefix, built) = match &what {
         What::Description => build_prefix(arguments, printer)?,
-        What::Outputs => arguments.system.clone(),
-        What::Image(image) => run_image::build_prefix(arguments, image, &architecture, printer)?,
+        What::Outputs => (arguments.system.clone(), None),
+        What::Image(image) => {
+            let (prefix, request) =
+                run_image::build_prefix(arguments, image, &architecture, printer)?;
+            (prefix, Some(request))
+        }
     };
     let window = tcgetwinsize(io::stdin()).ok().filter(|_| arguments.tty);
     let kernel = with_suffix(&prefix, "-kernel");
@@ -68,15 +72,20 @@ pub(super) fn run(arguments: &Run, printer: Printer) -> Result<(), Failure> {
         publish: arguments.publish.clone(),
         architecture,
     };
-    boot(
-        arguments,
-        &what.name(&prefix),
-        &machine,
-        &what,
-        &program,
-        &model,
-        printer,
-    )
+    let system = System {
+        name: what.name(&prefix),
+        what,
+        built,
+    };
+    boot(arguments, &system, &machine, &program, &model, printer)
+}
+
+/// What is booted, and where it comes from.
+struct System {
+    name: String,
+    what: What,
+    /// What was built for it.
+    built: Option<Request>,
 }
 
 /// What there is to boot.
@@ -104,6 +113,10 @@ impl What {
             || arguments.entrypoint.is_some()
             || arguments.tty;
         match &what {
+            Self::Image(_) | Self::Outputs if arguments.watch => Err(Failure::usage(
+                "--watch is for descriptions",
+                "an image is run anew, or replaced: kiln vm replace",
+            )),
             Self::Image(_) => Ok(what),
             _ if is_of_images => Err(Failure::usage(
                 "arguments, --tty, --env, --user, --workdir and --entrypoint are for images",
@@ -128,20 +141,19 @@ impl What {
 /// Boots the machine, and stays with it unless it is to run in the background.
 fn boot(
     arguments: &Run,
-    name: &str,
+    system: &System,
     machine: &Machine,
-    what: &What,
     program: &Path,
     model: &Model,
     printer: Printer,
 ) -> Result<(), Failure> {
-    let place = Place::create(name).map_err(|error| {
+    let place = Place::create(&system.name).map_err(|error| {
         Failure::failed("cannot make a place for the machine", Some(&error), None)
     })?;
     // Its files go when the machine has ended, and when it never began.
     let guard = Removed(&place);
     // A container's output is its own; the console's is kept in case it is wanted.
-    let attaches = matches!(what, What::Image(_)) && !arguments.detach;
+    let attaches = matches!(system.what, What::Image(_)) && !arguments.detach;
     announce(machine, &place, attaches, arguments.detach, printer);
     let quoted = machine.arguments(model, &place, !arguments.detach && !attaches);
     let cannot = |error: &io::Error, complaint: String| {
@@ -168,6 +180,10 @@ fn boot(
             .duration_since(SystemTime::UNIX_EPOCH)
             .map_or(0, |since| since.as_secs()),
         publish: arguments.publish.iter().map(Publish::for_people).collect(),
+        source: system
+            .built
+            .as_ref()
+            .and_then(|request| replace::source(request, &place)),
     };
     let described = place.describe(&about);
     described.map_err(|error| cannot(&error, String::new()))?;
@@ -177,6 +193,9 @@ fn boot(
     }
     if attaches {
         return attach(&mut qemu, &place, arguments.tty);
+    }
+    if let (true, Some(request)) = (arguments.watch, &system.built) {
+        watch::start(request, &place, printer)?;
     }
     if let Some(console) = console {
         stay(&mut qemu, console, printer)?;
@@ -285,15 +304,15 @@ impl Drop for Removed<'_> {
 }
 
 /// Builds the description and returns the prefix of its outputs.
-fn build_prefix(arguments: &Run, printer: Printer) -> Result<PathBuf, Failure> {
+fn build_prefix(arguments: &Run, printer: Printer) -> Result<(PathBuf, Option<Request>), Failure> {
     let files = [arguments.system.clone()];
     let mut request = request::request(&files, vec![Format::KernelInitrd], &arguments.common)?;
     request.docker = request::docker(arguments.docker)?;
     let interruption = build::watch_signals()?;
     let report = build::build(&request, &interruption, printer)?;
     build::say_result(&request, &report, printer);
-    match request.destination {
-        Destination::Directory { directory, name } => Ok(directory.join(name)),
+    match &request.destination {
+        Destination::Directory { directory, name } => Ok((directory.join(name), Some(request))),
         Destination::File(_) | Destination::Stdout => Err(Failure::usage(
             "only a kernel and an initrd can be booted",
             None,

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use kiln_cache::KeyBuilder;
-use kiln_engine::build::{Description, Destination, Format, image_settings};
+use kiln_engine::build::{Description, Destination, Format, Request, image_settings};
 use kiln_engine::system::container::ImageConfig;
 use serde_json::{Value, json};
 
@@ -54,13 +54,13 @@ const MODULES: [&str; 5] = [
 const CMDLINE: &str = "console=ttyS0 quiet panic=-1 kiln.net=wait \
                        ip=10.0.2.15::10.0.2.2:255.255.255.0::eth0:off:10.0.2.3";
 
-/// Builds the machine of an image; returns the prefix of its outputs.
+/// Builds the machine of an image; returns the prefix of its outputs, and what was built.
 pub(super) fn build_prefix(
     arguments: &Run,
     image: &str,
     architecture: &str,
     printer: Printer,
-) -> Result<PathBuf, Failure> {
+) -> Result<(PathBuf, Request), Failure> {
     let common = Common {
         name: Some(SERVICE.to_owned()),
         dir: None,
@@ -88,7 +88,7 @@ pub(super) fn build_prefix(
         name: SERVICE.to_owned(),
     };
     build::build(&asked, &build::watch_signals()?, printer)?;
-    Ok(directory.join(SERVICE))
+    Ok((directory.join(SERVICE), asked))
 }
 
 fn text(name: &str, yaml: &str) -> Result<Description, Failure> {

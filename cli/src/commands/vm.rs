@@ -5,7 +5,7 @@ use std::os::unix::net::UnixStream;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime};
 
-use super::{build, print};
+use super::{build, print, replace};
 use crate::args::{Guest, Named, Vm};
 use crate::failure::Failure;
 use crate::ui::printer::Printer;
@@ -16,7 +16,7 @@ use crate::vm::qemu::POWER_OFF_MAX;
 use crate::vm::qmp::{self, Ask};
 
 /// kiln-init answers within this when it is there at all; an emulated machine may still be booting.
-const PATIENCE: Duration = Duration::from_secs(60);
+pub(super) const PATIENCE: Duration = Duration::from_secs(60);
 
 pub(super) fn run(command: &Vm, printer: Printer) -> Result<(), Failure> {
     match command {
@@ -34,6 +34,7 @@ pub(super) fn run(command: &Vm, printer: Printer) -> Result<(), Failure> {
         Vm::Start(guest) => talk("start", guest),
         Vm::Restart(guest) => talk("restart", guest),
         Vm::Kill(guest) => talk("kill", guest),
+        Vm::Replace(replace) => replace::run(replace, printer),
     }
 }
 
@@ -42,7 +43,7 @@ fn machines() -> Result<Vec<Place>, Failure> {
 }
 
 /// Returns the machine of a name, or the only one.
-fn find(name: Option<&str>) -> Result<Place, Failure> {
+pub(super) fn find(name: Option<&str>) -> Result<Place, Failure> {
     let mut all = machines()?;
     let names: Vec<&str> = all.iter().map(Place::name).collect();
     let names = names.join(", ");
@@ -169,7 +170,9 @@ fn talk(verb: &str, guest: &Guest) -> Result<(), Failure> {
     let interruption = build::watch_signals()?;
     let mut port = Port::open(&place).map_err(cannot)?;
     // Other commands leave it to whoever comes next in a script.
-    port.takes_input = verb == "exec";
+    if verb == "exec" {
+        port.input = Some(control::stdin().map_err(cannot)?);
+    }
     let raw = port.request(&words, wants_terminal).map_err(cannot)?;
     let cancelled = || interruption.flag().load(Ordering::Relaxed);
     match port.relay(raw, Some(PATIENCE), cancelled).map_err(cannot)? {
@@ -178,13 +181,18 @@ fn talk(verb: &str, guest: &Guest) -> Result<(), Failure> {
         None if cancelled() => Err(Failure::with_status(crate::exit::signal(
             interruption.number(),
         ))),
-        None => Err(Failure::failed(
-            format!("{} does not answer", place.name()),
-            None,
-            Some(
-                "kiln-init answers (init: [kiln]) when the modules virtio_pci and virtio_console are there"
-                    .to_owned(),
-            ),
-        )),
+        None => Err(silent(&place)),
     }
+}
+
+/// Nobody has answered.
+pub(super) fn silent(place: &Place) -> Failure {
+    Failure::failed(
+        format!("{} does not answer", place.name()),
+        None,
+        Some(
+            "kiln-init answers (init: [kiln]) when the modules virtio_pci and virtio_console are there"
+                .to_owned(),
+        ),
+    )
 }

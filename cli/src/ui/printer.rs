@@ -3,6 +3,7 @@
 //! Colour never carries meaning of its own: the words say it all.
 
 use std::io::{self, IsTerminal, Write};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::args::{Color, Talk};
 
@@ -102,7 +103,24 @@ impl Printer {
 
 /// Writes one line to stderr. When stderr is gone there is nobody to tell.
 pub(crate) fn say(line: &str) {
-    let _ = writeln!(io::stderr().lock(), "{line}");
+    let text = for_terminal(format!("{line}\n"));
+    let _ = io::stderr().lock().write_all(text.as_bytes());
+}
+
+/// Set while the terminal hands on every key: then it does not return the carriage by itself.
+static IS_RAW: AtomicBool = AtomicBool::new(false);
+
+/// Tells that the terminal is raw from now on, or is not any more.
+pub(crate) fn terminal_is_raw(is_raw: bool) {
+    IS_RAW.store(is_raw, Ordering::Relaxed);
+}
+
+/// Ends lines as the terminal wants them now.
+pub(crate) fn for_terminal(text: String) -> String {
+    match IS_RAW.load(Ordering::Relaxed) {
+        true => text.replace('\n', "\r\n"),
+        false => text,
+    }
 }
 
 /// Replaces control characters: labels and messages quote names that others chose, and a name must

@@ -4,6 +4,7 @@ use std::io::{self, Read, Write};
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 
+use crate::ui::printer;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 use rustix::termios::{OptionalActions, Termios, tcgetattr, tcsetattr};
@@ -32,6 +33,7 @@ impl Raw {
         let mut raw = before.clone();
         raw.make_raw();
         tcsetattr(io::stdin(), OptionalActions::Now, &raw).ok()?;
+        printer::terminal_is_raw(true);
         Some(Self(before))
     }
 }
@@ -40,6 +42,7 @@ impl Drop for Raw {
     fn drop(&mut self) {
         // Output that is still on its way was made for the raw terminal.
         let _ = tcsetattr(io::stdin(), OptionalActions::Drain, &self.0);
+        printer::terminal_is_raw(false);
     }
 }
 

@@ -5,7 +5,7 @@
 
 use std::collections::VecDeque;
 use std::io::{self, Read, Write};
-use std::os::fd::AsFd;
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -36,6 +36,13 @@ const WINDOW: u8 = 4;
 const END: u8 = 6;
 const BEGIN: u8 = 7;
 
+/// Where a command says something.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Output {
+    Stdout,
+    Stderr,
+}
+
 /// A port of a machine that is ours while this lives.
 #[derive(Debug)]
 pub(crate) struct Port {
@@ -44,8 +51,8 @@ pub(crate) struct Port {
     number: u64,
     /// The request, to be sent again: who comes right after another may not be heard.
     request: Vec<u8>,
-    /// What is typed here goes there.
-    pub(crate) takes_input: bool,
+    /// What comes from there is the command's standard input.
+    pub(crate) input: Option<OwnedFd>,
     _claim: std::fs::File,
 }
 
@@ -68,7 +75,7 @@ impl Port {
                 stream,
                 number: u64::from(std::process::id()) << 32 | u64::from(nanoseconds()),
                 request: Vec::new(),
-                takes_input: true,
+                input: None,
                 _claim: claim,
             });
         }
@@ -97,8 +104,8 @@ impl Port {
         let _ = self.stream.write_all(rest);
     }
 
-    /// Relays until the command has ended; returns its exit status, or none when the guest did not
-    /// begin to answer in `patience`.
+    /// Relays to the standard streams until the command has ended; returns its exit status, or none
+    /// when the guest did not begin to answer in `patience`.
     ///
     /// # Errors
     /// When the machine hangs up in the middle, or talks nonsense.
@@ -108,17 +115,37 @@ impl Port {
         patience: Option<Duration>,
         cancelled: impl Fn() -> bool,
     ) -> io::Result<Option<u8>> {
+        self.relay_to(raw, patience, cancelled, |output, bytes| match output {
+            Output::Stdout => {
+                let mut out = io::stdout().lock();
+                out.write_all(bytes)?;
+                out.flush()
+            }
+            Output::Stderr => io::stderr().lock().write_all(bytes),
+        })
+    }
+
+    /// Relays as [`relay`](Self::relay), to whoever takes what the command says.
+    ///
+    /// # Errors
+    /// Likewise, and what `take` returns.
+    pub(crate) fn relay_to(
+        &mut self,
+        raw: bool,
+        patience: Option<Duration>,
+        cancelled: impl Fn() -> bool,
+        mut take: impl FnMut(Output, &[u8]) -> io::Result<()>,
+    ) -> io::Result<Option<u8>> {
         let resized = Arc::new(AtomicBool::new(false));
         if raw {
             signal_hook::flag::register(signal_hook::consts::SIGWINCH, resized.clone())?;
         }
         let raw = raw.then(Raw::new).flatten();
         let (mut input, mut buffer) = (VecDeque::new(), vec![0; 16 << 10]);
-        let (mut input_open, mut answered) = (self.takes_input, false);
+        let mut answered = false;
         let mut typed: Vec<u8> = Vec::new();
         let began = Instant::now();
         let mut asked = began;
-        let stdin = io::stdin();
         loop {
             if cancelled() {
                 return Ok(None);
@@ -142,8 +169,8 @@ impl Port {
             let mut wants = PollFlags::IN;
             wants.set(PollFlags::OUT, !typed.is_empty());
             let mut fds = vec![PollFd::new(&self.stream, wants)];
-            if input_open && answered && typed.is_empty() {
-                fds.push(PollFd::from_borrowed_fd(stdin.as_fd(), PollFlags::IN));
+            if let (Some(input), true, true) = (&self.input, answered, typed.is_empty()) {
+                fds.push(PollFd::new(input, PollFlags::IN));
             }
             let timeout = left.and_then(|left| left.try_into().ok());
             match poll(&mut fds, timeout.as_ref()) {
@@ -153,10 +180,12 @@ impl Port {
             }
             let ready: Vec<bool> = fds.iter().map(|fd| !fd.revents().is_empty()).collect();
             let answers = fds[0].revents().intersects(!PollFlags::OUT);
-            if ready.get(1) == Some(&true) {
-                let count = rustix::io::read(&stdin, &mut buffer).unwrap_or(0);
-                input_open = count > 0;
+            if let (Some(input), Some(true)) = (&self.input, ready.get(1)) {
+                let count = rustix::io::read(input, &mut buffer).unwrap_or(0);
                 typed.extend(frame(STDIN, &buffer[..count]));
+                if count == 0 {
+                    self.input = None;
+                }
             }
             if !typed.is_empty() {
                 let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
@@ -166,7 +195,7 @@ impl Port {
                     // It is gone; what it has said is still to be read.
                     Err(_) => {
                         typed.clear();
-                        input_open = false;
+                        self.input = None;
                     }
                 }
             }
@@ -189,12 +218,8 @@ impl Port {
             }
             while let Some((kind, bytes)) = take_frame(&mut input)? {
                 match kind {
-                    STDOUT => {
-                        let mut out = io::stdout().lock();
-                        out.write_all(&bytes)?;
-                        out.flush()?;
-                    }
-                    STDERR => io::stderr().lock().write_all(&bytes)?,
+                    STDOUT => take(Output::Stdout, &bytes)?,
+                    STDERR => take(Output::Stderr, &bytes)?,
                     END => {
                         drop(raw);
                         self.finish(&typed);
@@ -207,11 +232,15 @@ impl Port {
     }
 }
 
+/// Returns this process's standard input, for a command.
+pub(crate) fn stdin() -> io::Result<OwnedFd> {
+    Ok(rustix::io::fcntl_dupfd_cloexec(io::stdin(), 3)?)
+}
+
 /// Asks kiln-init to power off; false when it does not answer at once.
 pub(crate) fn power_off(place: &Place) -> bool {
     let ask = || -> io::Result<Option<u8>> {
         let mut port = Port::open(place)?;
-        port.takes_input = false;
         port.request(&["poweroff".to_owned()], false)?;
         port.relay(false, Some(SHORT_PATIENCE), || false)
     };

@@ -4,6 +4,7 @@
 //! are short (108 bytes, unix(7)), and what runs does not survive a reboot. A machine is alive
 //! while QEMU answers on `qmp.sock`; what the dead leave is removed by whoever meets it.
 
+use std::collections::BTreeMap;
 use std::fs::{self, DirBuilder};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
@@ -34,6 +35,47 @@ pub(crate) struct About {
     pub(crate) began: u64,
     /// Published ports, for people.
     pub(crate) publish: Vec<String>,
+    /// What it was built from, if it was.
+    pub(crate) source: Option<Source>,
+}
+
+/// What a machine was built from.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Source {
+    /// Absolute paths.
+    pub(crate) descriptions: Vec<PathBuf>,
+    pub(crate) architecture: String,
+    pub(crate) cache: PathBuf,
+    /// The trees of its services, by name.
+    pub(crate) trees: BTreeMap<String, String>,
+}
+
+impl Source {
+    fn to_json(&self) -> Value {
+        json!({
+            "descriptions": self.descriptions,
+            "architecture": self.architecture,
+            "cache": self.cache,
+            "trees": self.trees,
+        })
+    }
+
+    fn of_json(value: &Value) -> Option<Self> {
+        let text = |value: &Value| value.as_str().map(str::to_owned);
+        let trees = value["trees"].as_object()?.iter();
+        Some(Self {
+            descriptions: value["descriptions"]
+                .as_array()?
+                .iter()
+                .filter_map(|path| text(path).map(PathBuf::from))
+                .collect(),
+            architecture: text(&value["architecture"])?,
+            cache: text(&value["cache"])?.into(),
+            trees: trees
+                .filter_map(|(name, tree)| Some((name.clone(), text(tree)?)))
+                .collect(),
+        })
+    }
 }
 
 impl Place {
@@ -163,6 +205,7 @@ impl Place {
             "pid": about.pid,
             "began": about.began,
             "publish": about.publish,
+            "source": about.source.as_ref().map(Source::to_json),
         });
         fs::write(self.directory.join("about.json"), format!("{value}\n"))
     }
@@ -182,7 +225,13 @@ impl Place {
             publish: publish
                 .filter_map(|p| p.as_str().map(str::to_owned))
                 .collect(),
+            source: Source::of_json(&value["source"]),
         }
+    }
+
+    /// Returns the file of a description that came from nowhere.
+    pub(crate) fn description(&self) -> PathBuf {
+        self.directory.join("system.yml")
     }
 
     /// Removes everything of it.
@@ -246,6 +295,27 @@ mod tests {
         assert_eq!(plain("../../etc"), "etc");
         assert_eq!(plain("--x"), "x");
         assert_eq!(plain("::"), "machine");
+    }
+
+    #[test]
+    fn what_is_written_down_is_read() {
+        let space = tempfile::tempdir().unwrap();
+        let place = Place::at(space.path(), "box");
+        assert_eq!(place.about(), About::default());
+        let about = About {
+            system: "box.yml".into(),
+            pid: 7,
+            began: 9,
+            publish: vec!["1:2".into()],
+            source: Some(Source {
+                descriptions: vec!["/a/box.yml".into()],
+                architecture: "amd64".into(),
+                cache: "/c".into(),
+                trees: [("web".to_owned(), "00".to_owned())].into(),
+            }),
+        };
+        place.describe(&about).unwrap();
+        assert_eq!(place.about(), about);
     }
 
     #[test]

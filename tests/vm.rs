@@ -314,6 +314,26 @@ fn services_that_come_and_go_leave_nothing() {
         // Ends at once, now before somebody has looked and now after.
         machine.vm(&["start", "crash"]);
     }
+    // Clients that leave in the middle of what nobody reads: the next one is heard at once.
+    for round in 0..rounds(10, 200) {
+        let mut client = machine
+            .space
+            .command()
+            .args(["vm", "exec", "look", "/bin/busybox", "sleep"])
+            .arg(if round % 2 == 0 { "0.1" } else { "1000" })
+            .stdin(fs::File::open("/dev/zero").unwrap())
+            .spawn()
+            .unwrap();
+        if round % 2 == 1 {
+            std::thread::sleep(Duration::from_millis(100));
+            client.kill().unwrap();
+        }
+        client.wait().unwrap();
+        let began = Instant::now();
+        machine.ask(&["ps"]);
+        let took = began.elapsed();
+        assert!(took < Duration::from_secs(10), "heard after {took:?}");
+    }
     machine.until("web is up", ready);
     assert_eq!(look(), before, "{}", machine.console());
 }

@@ -58,16 +58,20 @@ fn ask(words: &[&str]) -> Result<i32> {
     let window = window.filter(|_| wants_terminal);
     let size = window.map(|size| [size.ws_row, size.ws_col]);
     let request = json!({"args": words, "terminal": size});
-    writeln!(machine, "{request}").context(|| "send")?;
+    machine
+        .write_all(&session::marked(&request.to_string()))
+        .context(|| "send")?;
     let _raw = window.and_then(|_| Raw::new());
 
     let (mut input, mut buffer) = (VecDeque::new(), [0; 16 << 10]);
     // Other commands leave it to whoever comes next in a script.
     let mut input_open = matches!(words.first(), Some(&"exec" | &"attach"));
+    let (mut sent, mut taken) = (0_u64, 0_u64);
     loop {
         let stdin = rustix::stdio::stdin();
         let mut fds = vec![PollFd::new(&machine, PollFlags::IN)];
-        if input_open {
+        let room = session::WINDOW_BYTES - (sent - taken) as usize;
+        if input_open && room > 0 {
             fds.push(PollFd::from_borrowed_fd(stdin.as_fd(), PollFlags::IN));
         }
         match poll(&mut fds, None) {
@@ -76,10 +80,13 @@ fn ask(words: &[&str]) -> Result<i32> {
         }
         let ready: Vec<bool> = fds.iter().map(|fd| !fd.revents().is_empty()).collect();
         if ready.get(1) == Some(&true) {
-            let count = rustix::io::read(stdin, &mut buffer).unwrap_or(0);
+            let room = room.min(buffer.len());
+            let count = rustix::io::read(stdin, &mut buffer[..room]).unwrap_or(0);
             input_open = count > 0;
+            sent += count as u64;
+            let frame = frame(Kind::Stdin, &buffer[..count]);
             machine
-                .write_all(&frame(Kind::Stdin, &buffer[..count]))
+                .write_all(&session::escaped(&frame))
                 .context(|| "send")?;
         }
         if !ready[0] {
@@ -98,6 +105,10 @@ fn ask(words: &[&str]) -> Result<i32> {
                 Kind::End => {
                     let _ = std::io::stdout().flush();
                     return Ok(bytes.first().copied().map_or(FAILURE, i32::from));
+                }
+                Kind::Taken => {
+                    taken = bytes.try_into().map_or(taken, u64::from_le_bytes).min(sent);
+                    Ok(())
                 }
                 Kind::Begin | Kind::Stdin | Kind::Window | Kind::Signal => Ok(()),
             };

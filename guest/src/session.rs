@@ -1,13 +1,17 @@
 //! One conversation with whoever controls the machine, `kilnctl` inside or `kiln vm` outside.
 //!
 //! ```text
-//! client:  {"args":["logs","-f","web"],"terminal":[24,80],"number":5}\n   then frames
+//! client:  mark  {"args":["logs","-f","web"],"terminal":[24,80],"number":5}\n  then frames
 //! machine: frames, from a beginning with that number to an end
 //! frame:   kind (1 byte), length (4 bytes, little endian), that many bytes
 //! ```
 //!
-//! A port does not say reliably that one client went and another came: a request stands for itself
-//! and ends whatever was going on, and a client looks for its beginning in what it gets.
+//! A port does not say reliably that one client went and another came, and the last one may have
+//! gone in the middle of a frame. So the mark `ff 01` is nowhere but before a request, which ends
+//! whatever was going on: what a client says has `ff 00` for each `ff`. In what the machine says a
+//! client looks for its beginning. A client sends no more than [`WINDOW_BYTES`] of standard input
+//! that the machine has not said to be taken, so the machine reads all that comes, and sees the mark
+//! however little a program reads.
 //!
 //! The client is a pipe with a terminal: commands are understood, and their output is written,
 //! here alone. A conversation goes over a socket in `/run/kiln`, or over one of the virtio serial
@@ -18,7 +22,6 @@ use std::collections::VecDeque;
 use std::fs;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::{Mode, OFlags};
@@ -33,14 +36,20 @@ use crate::sys;
 pub(crate) const SOCKET: &str = "/run/kiln/control.sock";
 /// Names of the virtio ports; a number follows.
 const PORT_PREFIX: &str = "kiln.control.";
-/// A frame for nobody that has not become whole by then never will: its client is gone.
-const PARTIAL_MAX: Duration = Duration::from_millis(300);
 /// Longest request, in bytes.
 const REQUEST_BYTES_MAX: usize = 64 << 10;
 /// Longest frame of a client, in bytes.
 pub(crate) const FRAME_BYTES_MAX: usize = 64 << 10;
-/// With more than this waiting to be dealt with, nothing more is read.
-const INPUT_BYTES_MAX: usize = 2 * FRAME_BYTES_MAX;
+/// Standard input on its way to a program, in bytes.
+pub(crate) const WINDOW_BYTES: usize = 256 << 10;
+/// Who sends more than this at once does not keep to the window.
+const INPUT_BYTES_MAX: usize = 2 * WINDOW_BYTES;
+/// Begins a mark, or stands for itself.
+const ESCAPE: u8 = 0xff;
+/// After [`ESCAPE`]: that byte.
+const ITSELF: u8 = 0;
+/// After [`ESCAPE`]: a request follows.
+const MARK: u8 = 1;
 /// With more than this waiting to be taken, nothing more is made.
 const OUTPUT_BYTES_MAX: usize = 256 << 10;
 
@@ -61,6 +70,8 @@ pub(crate) enum Kind {
     End = 6,
     /// Of the machine: the number of the request, eight bytes, little endian. The first frame.
     Begin = 7,
+    /// Of the machine: how many bytes of standard input have been taken, eight bytes, little endian.
+    Taken = 8,
 }
 
 impl Kind {
@@ -73,6 +84,7 @@ impl Kind {
             Self::Signal,
             Self::End,
             Self::Begin,
+            Self::Taken,
         ];
         all.into_iter().find(|kind| *kind as u8 == byte)
     }
@@ -111,6 +123,26 @@ pub(crate) fn frame(kind: Kind, bytes: &[u8]) -> Vec<u8> {
     frame
 }
 
+/// Returns what a client sends in place of these bytes.
+pub(crate) fn escaped(bytes: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(bytes.len());
+    for byte in bytes {
+        out.push(*byte);
+        if *byte == ESCAPE {
+            out.push(ITSELF);
+        }
+    }
+    out
+}
+
+/// Returns a request as a client sends it, marked.
+pub(crate) fn marked(request: &str) -> Vec<u8> {
+    let mut out = vec![ESCAPE, MARK];
+    out.extend(escaped(request.as_bytes()));
+    out.push(b'\n');
+    out
+}
+
 /// Takes frames out of bytes as they come. Nothing until one is whole.
 pub(crate) fn take_frame(input: &mut VecDeque<u8>) -> Result<Option<(Kind, Vec<u8>)>> {
     let header: Vec<u8> = input.iter().take(5).copied().collect();
@@ -142,15 +174,26 @@ pub(crate) struct Session {
     /// The other end is there.
     connected: bool,
     input: VecDeque<u8>,
+    /// The last byte read was an [`ESCAPE`].
+    escape: bool,
+    next: Next,
     output: VecDeque<u8>,
     /// The last frame is in `output`, or none was asked for.
     ended: bool,
-    /// Somebody has asked for something, and not had the end.
-    begun: bool,
     /// The number of the last request: one that is sent again is the same.
     number: u64,
-    /// Since when there is a frame that is not whole.
-    partial: Option<Instant>,
+    /// Bytes of standard input that have come, and those that the client knows to be taken.
+    received: u64,
+    told: u64,
+}
+
+/// What `input` begins with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Next {
+    /// Rests of a conversation that is over, to be passed over.
+    Rests,
+    Request,
+    Frames,
 }
 
 impl Session {
@@ -160,11 +203,13 @@ impl Session {
             connected: port.is_none(),
             port,
             input: VecDeque::new(),
+            escape: false,
+            next: Next::Rests,
             output: VecDeque::new(),
             ended: false,
-            begun: false,
             number: 0,
-            partial: None,
+            received: 0,
+            told: 0,
         }
     }
 
@@ -206,10 +251,7 @@ impl Session {
 
     /// Returns what to wait for, if there is anything.
     pub(crate) fn waits(&self) -> Option<(&OwnedFd, PollFlags)> {
-        let mut flags = PollFlags::empty();
-        if self.input.len() < INPUT_BYTES_MAX && self.has_room() {
-            flags |= PollFlags::IN;
-        }
+        let mut flags = PollFlags::IN;
         if !self.output.is_empty() {
             flags |= PollFlags::OUT;
         }
@@ -223,11 +265,6 @@ impl Session {
 
     /// Reads and writes what can be; false when the other end is gone or everything is said.
     pub(crate) fn pump(&mut self) -> bool {
-        let is_full = self.input.len() >= INPUT_BYTES_MAX || !self.has_room();
-        // Nothing is read then, which would have told.
-        if is_full && self.is_hung_up() {
-            return false;
-        }
         self.read() && self.write()
     }
 
@@ -240,16 +277,33 @@ impl Session {
 
     fn read(&mut self) -> bool {
         let mut buffer = [0; 16 << 10];
-        while self.input.len() < INPUT_BYTES_MAX && self.has_room() {
+        while self.input.len() < INPUT_BYTES_MAX {
             match rustix::io::read(&self.fd, &mut buffer) {
                 Ok(0) => return false,
-                Ok(n) => self.input.extend(&buffer[..n]),
-                Err(Errno::AGAIN) => break,
+                Ok(n) => self.take(&buffer[..n]),
+                Err(Errno::AGAIN) => return true,
                 Err(Errno::INTR) => {}
                 Err(_) => return false,
             }
         }
+        // The rest is dealt with first.
         true
+    }
+
+    /// Takes bytes as they were sent.
+    fn take(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            match (std::mem::replace(&mut self.escape, *byte == ESCAPE), *byte) {
+                (true, MARK) => {
+                    // What came before it is of another client, or another try.
+                    self.input.clear();
+                    self.next = Next::Request;
+                }
+                (true, ITSELF) => self.input.push_back(ESCAPE),
+                (_, ESCAPE) => {}
+                (_, other) => self.input.push_back(other),
+            }
+        }
     }
 
     fn write(&mut self) -> bool {
@@ -268,21 +322,26 @@ impl Session {
 
     /// Returns the next thing the client said.
     pub(crate) fn said(&mut self) -> Result<Option<Said>> {
-        if self.input.front().is_some_and(|byte| *byte != b'{') {
-            let frame = take_frame(&mut self.input)?;
-            let since = match frame.is_none() {
-                true => *self.partial.get_or_insert_with(Instant::now),
-                false => Instant::now(),
-            };
-            if frame.is_some() {
-                self.partial = None;
-            } else if !self.begun && since.elapsed() > PARTIAL_MAX {
+        match self.next {
+            Next::Rests => {
                 self.input.clear();
-                self.partial = None;
+                Ok(None)
             }
-            return Ok(frame.map(|(kind, bytes)| Said::Frame(kind, bytes)));
+            Next::Request => self.request(),
+            Next::Frames => {
+                let frame = take_frame(&mut self.input)?;
+                if let Some((Kind::Stdin, bytes)) = &frame {
+                    self.received += bytes.len() as u64;
+                    if self.received - self.told > WINDOW_BYTES as u64 {
+                        return Err(Error::new("more standard input than may be on its way"));
+                    }
+                }
+                Ok(frame.map(|(kind, bytes)| Said::Frame(kind, bytes)))
+            }
         }
-        self.partial = None;
+    }
+
+    fn request(&mut self) -> Result<Option<Said>> {
         let end = self.input.iter().position(|byte| *byte == b'\n');
         let Some(end) = end.filter(|end| *end <= REQUEST_BYTES_MAX) else {
             return match self.input.len() {
@@ -292,15 +351,27 @@ impl Session {
         };
         let line: Vec<u8> = self.input.drain(..=end).collect();
         let request: Request = json::parse(&line).context(|| "request")?;
+        self.next = Next::Frames;
         if request.number != 0 && request.number == self.number {
             return self.said();
         }
         self.number = request.number;
-        self.begun = true;
         self.ended = false;
+        (self.received, self.told) = (0, 0);
+        // Of what was said to another client he has no use.
+        self.output.clear();
         let number = request.number.to_le_bytes();
         self.output.extend(frame(Kind::Begin, &number));
         Ok(Some(Said::Request(request)))
+    }
+
+    /// Lets the client send more, with so much of what it sent still waiting.
+    pub(crate) fn tell_taken(&mut self, waiting: usize) {
+        let taken = self.received - (waiting as u64).min(self.received);
+        if taken - self.told.min(taken) >= WINDOW_BYTES as u64 / 4 && !self.ended {
+            self.told = taken;
+            self.output.extend(frame(Kind::Taken, &taken.to_le_bytes()));
+        }
     }
 
     /// Queues output of a command.
@@ -315,7 +386,6 @@ impl Session {
         if !self.ended {
             self.output.extend(frame(Kind::End, &[status]));
             self.ended = true;
-            self.begun = false;
         }
     }
 
@@ -329,17 +399,18 @@ impl Session {
         self.ended
     }
 
-    /// Makes a port ready for its next conversation; false for a socket, which has none. What can be
-    /// read now is of the next client already.
+    /// Makes a port ready for its next conversation; false for a socket, which has none.
     pub(crate) fn reset(&mut self) -> bool {
         if self.port.is_none() {
             return false;
         }
         self.connected = false;
         self.ended = false;
-        self.begun = false;
-        // The next client's request may be among it: he sends it again.
-        self.input.clear();
+        // A request may have come already: that is of the next client.
+        if self.next != Next::Request {
+            self.next = Next::Rests;
+            self.input.clear();
+        }
         self.output.clear();
         self.look();
         true
@@ -392,8 +463,8 @@ mod tests {
     #[test]
     fn a_conversation() {
         let (mut session, client) = pair();
-        let request = b"{\"args\":[\"ps\"],\"terminal\":[24,80],\"number\":5,\"later\":1}\n";
-        rustix::io::write(&client, request).unwrap();
+        let request = marked("{\"args\":[\"ps\"],\"terminal\":[24,80],\"number\":5,\"later\":1}");
+        rustix::io::write(&client, &request).unwrap();
         rustix::io::write(&client, &frame(Kind::Stdin, b"hello")[..7]).unwrap();
         assert!(session.pump());
         let expected = Request {
@@ -426,14 +497,16 @@ mod tests {
 
     #[test]
     fn a_client_that_talks_nonsense_or_too_much_is_refused() {
+        let fine = "{\"args\":[\"a\"]}";
         for bad in [
-            &b"nonsense\n"[..],
-            b"{}\n",
-            b"{\"args\":[\"a\"]}\n\x09\0\0\0\0",
-            b"{\"args\":[\"a\"]}\n\x03\xff\xff\xff\xff",
+            marked("nonsense"),
+            marked("{}"),
+            [marked(fine), b"\x09\0\0\0\0".to_vec()].concat(),
+            [marked(fine), escaped(b"\x03\xff\xff\xff\xff")].concat(),
+            marked(&"a".repeat(REQUEST_BYTES_MAX + 1)),
         ] {
             let (mut session, client) = pair();
-            rustix::io::write(&client, bad).unwrap();
+            assert_eq!(rustix::io::write(&client, &bad), Ok(bad.len()));
             assert!(session.pump());
             let mut said = session.said();
             if let Ok(Some(Said::Request(_))) = said {
@@ -441,9 +514,42 @@ mod tests {
             }
             assert!(said.is_err(), "{bad:?}");
         }
+        // Who does not keep to the window.
         let (mut session, _client) = pair();
-        session.input.extend(vec![b'a'; REQUEST_BYTES_MAX + 1]);
+        session.take(&marked(fine));
+        session.said().unwrap();
+        let full = escaped(&frame(Kind::Stdin, &vec![b'a'; FRAME_BYTES_MAX]));
+        for _ in 0..WINDOW_BYTES / FRAME_BYTES_MAX {
+            session.take(&full);
+            session.said().unwrap();
+        }
+        session.take(&full);
         assert!(session.said().is_err());
+    }
+
+    #[test]
+    fn the_next_client_is_heard_whatever_the_last_one_left() {
+        let request = |number: u64| marked(&format!("{{\"args\":[\"ps\"],\"number\":{number}}}"));
+        let input = escaped(&frame(Kind::Stdin, &[ESCAPE; 300]));
+        for left in 0..input.len() {
+            let (mut session, _client) = pair();
+            session.take(b"rests of somebody");
+            session.take(&request(1));
+            assert!(matches!(session.said(), Ok(Some(Said::Request(_)))));
+            session.take(&input[..left]);
+            let _ = session.said();
+            session.take(&request(2));
+            let said = session.said();
+            assert!(
+                matches!(&said, Ok(Some(Said::Request(r))) if r.number == 2),
+                "{said:?}"
+            );
+            // One that is sent again is the same.
+            session.take(&request(2));
+            session.take(&input);
+            let frame = Said::Frame(Kind::Stdin, vec![ESCAPE; 300]);
+            assert_eq!(session.said(), Ok(Some(frame)));
+        }
     }
 
     proptest! {
@@ -463,8 +569,10 @@ mod tests {
 
         #[test]
         fn any_bytes_are_fine(bytes: Vec<u8>) {
-            let mut input = VecDeque::from(bytes);
-            while let Ok(Some(_)) = take_frame(&mut input) {}
+            let (mut session, _client) = pair();
+            session.take(&marked("{\"args\":[]}"));
+            session.take(&bytes);
+            while let Ok(Some(_)) = session.said() {}
         }
     }
 }

@@ -23,7 +23,7 @@ use crate::kvm;
 use crate::machine::{Machine, Model, Publish, model};
 use crate::ui::printer::Printer;
 use crate::vm::console::{self, End};
-use crate::vm::control::Port;
+use crate::vm::control::{self, Port};
 use crate::vm::place::{About, Place};
 use crate::vm::qemu::{POWER_OFF_MAX, Qemu};
 
@@ -250,6 +250,7 @@ fn attach(qemu: &mut Qemu, place: &Place, tty: bool) -> Result<(), Failure> {
     let cancelled = || interruption.flag().load(Ordering::Relaxed);
     let talk = || -> io::Result<Option<u8>> {
         let mut port = Port::open(place)?;
+        port.input = Some(control::stdin()?);
         let words = ["attach", run_image::SERVICE].map(str::to_owned);
         let raw = port.request(&words, tty)?;
         port.relay(raw, None, cancelled)

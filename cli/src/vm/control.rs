@@ -22,8 +22,12 @@ use super::place::{PORTS, Place};
 
 /// Longest frame.
 const FRAME_BYTES_MAX: usize = 64 << 10;
+/// Standard input that may be on its way, in bytes.
+const WINDOW_BYTES: u64 = 256 << 10;
+/// Begins a mark, or stands for itself.
+const ESCAPE: u8 = 0xff;
 
-/// Who is asked to end answers within this, or does not understand; and so long are last words.
+/// Who is asked to end answers within this, or does not understand.
 const SHORT_PATIENCE: Duration = Duration::from_secs(2);
 
 /// After this a request is sent again, until it is answered.
@@ -35,6 +39,7 @@ const STDIN: u8 = 3;
 const WINDOW: u8 = 4;
 const END: u8 = 6;
 const BEGIN: u8 = 7;
+const TAKEN: u8 = 8;
 
 /// Where a command says something.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -92,16 +97,14 @@ impl Port {
         let size = tcgetwinsize(io::stdin()).ok().filter(|_| wants_terminal);
         let terminal = size.map(|size| [size.ws_row, size.ws_col]);
         let request = json!({"args": args, "terminal": terminal, "number": self.number});
-        self.request = format!("{request}\n").into_bytes();
+        self.request = [
+            &[ESCAPE, 1][..],
+            &escaped(request.to_string().as_bytes()),
+            b"\n",
+        ]
+        .concat();
         self.stream.write_all(&self.request)?;
         Ok(terminal.is_some())
-    }
-
-    /// Sends the rest of a frame, for which nobody waits any more: the next client of this port
-    /// must not be taken for its continuation.
-    fn finish(&mut self, rest: &[u8]) {
-        let _ = self.stream.set_write_timeout(Some(SHORT_PATIENCE));
-        let _ = self.stream.write_all(rest);
     }
 
     /// Relays to the standard streams until the command has ended; returns its exit status, or none
@@ -143,6 +146,7 @@ impl Port {
         let raw = raw.then(Raw::new).flatten();
         let (mut input, mut buffer) = (VecDeque::new(), vec![0; 16 << 10]);
         let mut answered = false;
+        let (mut sent, mut taken) = (0_u64, 0_u64);
         let mut typed: Vec<u8> = Vec::new();
         let began = Instant::now();
         let mut asked = began;
@@ -154,7 +158,7 @@ impl Port {
                 && let Ok(size) = tcgetwinsize(io::stdin())
             {
                 let size = [size.ws_row.to_le_bytes(), size.ws_col.to_le_bytes()].concat();
-                typed.extend(frame(WINDOW, &size));
+                typed.extend(escaped(&frame(WINDOW, &size)));
             }
             if !answered && patience.is_some_and(|patience| began.elapsed() > patience) {
                 return Ok(None);
@@ -169,7 +173,8 @@ impl Port {
             let mut wants = PollFlags::IN;
             wants.set(PollFlags::OUT, !typed.is_empty());
             let mut fds = vec![PollFd::new(&self.stream, wants)];
-            if let (Some(input), true, true) = (&self.input, answered, typed.is_empty()) {
+            let room = usize::try_from(WINDOW_BYTES - (sent - taken)).unwrap_or(0);
+            if let (Some(input), true) = (&self.input, answered && typed.is_empty() && room > 0) {
                 fds.push(PollFd::new(input, PollFlags::IN));
             }
             let timeout = left.and_then(|left| left.try_into().ok());
@@ -181,8 +186,10 @@ impl Port {
             let ready: Vec<bool> = fds.iter().map(|fd| !fd.revents().is_empty()).collect();
             let answers = fds[0].revents().intersects(!PollFlags::OUT);
             if let (Some(input), Some(true)) = (&self.input, ready.get(1)) {
-                let count = rustix::io::read(input, &mut buffer).unwrap_or(0);
-                typed.extend(frame(STDIN, &buffer[..count]));
+                let room = room.min(buffer.len());
+                let count = rustix::io::read(input, &mut buffer[..room]).unwrap_or(0);
+                typed.extend(escaped(&frame(STDIN, &buffer[..count])));
+                sent += count as u64;
                 if count == 0 {
                     self.input = None;
                 }
@@ -220,9 +227,9 @@ impl Port {
                 match kind {
                     STDOUT => take(Output::Stdout, &bytes)?,
                     STDERR => take(Output::Stderr, &bytes)?,
+                    TAKEN => taken = bytes.try_into().map_or(taken, u64::from_le_bytes).min(sent),
                     END => {
                         drop(raw);
-                        self.finish(&typed);
                         return Ok(Some(bytes.first().copied().unwrap_or(u8::MAX)));
                     }
                     _ => {}
@@ -264,6 +271,18 @@ fn frame(kind: u8, bytes: &[u8]) -> Vec<u8> {
     frame.extend(u32::try_from(bytes.len()).unwrap_or(u32::MAX).to_le_bytes());
     frame.extend(bytes);
     frame
+}
+
+/// Returns what is sent in place of these bytes: a mark is in none of them.
+fn escaped(bytes: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(bytes.len());
+    for byte in bytes {
+        out.push(*byte);
+        if *byte == ESCAPE {
+            out.push(0);
+        }
+    }
+    out
 }
 
 fn take_frame(input: &mut VecDeque<u8>) -> io::Result<Option<(u8, Vec<u8>)>> {

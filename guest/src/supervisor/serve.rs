@@ -39,8 +39,6 @@ kilnctl COMMAND: what runs in this system
 
 /// Conversations at the same time over the socket.
 const SESSIONS_MAX: usize = 64;
-/// Bytes of standard input kept for a program that does not read.
-const STDIN_BYTES_MAX: usize = 64 << 10;
 /// How often a port is listened to again after its client has left.
 const TRIES: usize = 4;
 /// A new one is ready within this, if nobody says otherwise.
@@ -212,21 +210,16 @@ impl Supervisor {
             return false;
         }
         self.advance_job(conversation);
-        // What was kept for a program that has ended now is for nobody, and in the way.
-        if conversation.session.has_ended() {
-            if !self.listen_to(conversation, now) {
-                return false;
-            }
-            self.advance_job(conversation);
-        }
+        let waiting = conversation.waiting();
+        conversation.session.tell_taken(waiting);
         conversation.session.pump()
     }
 
     /// Does what the client has said; false when that makes no sense.
     fn listen_to(&mut self, conversation: &mut Conversation, now: Instant) -> bool {
-        while !conversation.is_full() && conversation.session.has_room() {
+        loop {
             match conversation.session.said() {
-                Ok(None) => break,
+                Ok(None) => return true,
                 Ok(Some(Said::Frame(kind, bytes))) => conversation.take(kind, &bytes),
                 Ok(Some(Said::Request(request))) => {
                     conversation.abandon();
@@ -243,7 +236,6 @@ impl Supervisor {
                 }
             }
         }
-        true
     }
 
     fn command(
@@ -590,14 +582,13 @@ impl Conversation {
         }
     }
 
-    /// Returns whether its program has more input than it takes.
-    fn is_full(&self) -> bool {
-        let pending = match &self.job {
-            Job::Program(program) => &program.pending,
-            Job::Attached { pending, .. } => pending,
-            _ => return false,
-        };
-        pending.len() >= STDIN_BYTES_MAX && !self.session.has_ended()
+    /// Returns how much of its input nobody has taken yet.
+    fn waiting(&self) -> usize {
+        match &self.job {
+            Job::Program(program) => program.pending.len(),
+            Job::Attached { pending, .. } => pending.len(),
+            _ => 0,
+        }
     }
 
     /// Ends a conversation whose client is gone; returns whether there is another to come.

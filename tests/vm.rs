@@ -601,6 +601,20 @@ fn an_image_is_run_like_a_program() {
     assert_eq!(child.wait().unwrap().code(), Some(0));
     assert!(screen.starts_with("/dev/pts/0"), "{screen:?}");
 
+    // A directory of ours, to be read and written, or only read.
+    images.space.write("shared/word", "from outside\n");
+    let script = "/bin/busybox cat /data/word; echo inside > /data/new; echo no > /kept/new";
+    let shared = ["--volume", "shared:/data", "--volume", "shared:/kept:ro"];
+    let said = images.run(&[&shared[..], &[&box_, "--", "sh", "-c", script]].concat());
+    assert_eq!(String::from_utf8_lossy(&said.stdout), "from outside\n");
+    assert!(
+        said.stderr.contains("Read-only file system"),
+        "{}",
+        said.stderr
+    );
+    let new = images.space.path("shared/new");
+    assert_eq!(fs::read_to_string(new).unwrap(), "inside\n");
+
     let missing = images.run(&["--entrypoint", "/nothing", &box_]);
     assert_eq!(missing.code, Some(127));
     assert!(missing.stderr.contains("/nothing"), "{}", missing.stderr);

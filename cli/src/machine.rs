@@ -9,6 +9,7 @@ use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
+use crate::vm::disk::Disk;
 use crate::vm::place::{PORTS, Place};
 
 /// What to boot, and on what.
@@ -28,8 +29,55 @@ pub(crate) struct Machine {
     pub(crate) cpus: u16,
     /// Whether KVM runs the processors.
     pub(crate) kvm: bool,
+    /// What its network card leads to.
+    pub(crate) networking: Networking,
     /// Forwarded ports.
     pub(crate) publish: Vec<Publish>,
+    /// Its disks: `/dev/sda` and so on.
+    pub(crate) disks: Vec<Disk>,
+    /// A disc that it can read: `/dev/sr0`.
+    pub(crate) disc: Option<PathBuf>,
+    /// How many directories it shares with this machine, tagged `virtiofs0` and so on.
+    pub(crate) shares: usize,
+}
+
+/// What a network card leads to.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) enum Networking {
+    /// A network of QEMU's own, from which the outside can be reached.
+    #[default]
+    User,
+    /// An interface of this machine, which is there.
+    Tap(String),
+    /// A bridge of this machine, by QEMU's own helper.
+    Bridge(String),
+    /// There is no card.
+    None,
+}
+
+impl FromStr for Networking {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let name = |name: &str| match is_interface(name) {
+            true => Ok(name.to_owned()),
+            false => Err(format!("\"{name}\" is not the name of an interface")),
+        };
+        match text.split_once(',') {
+            None if text == "user" => Ok(Self::User),
+            None if text == "none" => Ok(Self::None),
+            Some(("tap", interface)) => name(interface).map(Self::Tap),
+            Some(("bridge", bridge)) => name(bridge).map(Self::Bridge),
+            _ => Err("expected user, none, tap,INTERFACE or bridge,BRIDGE".to_owned()),
+        }
+    }
+}
+
+/// Returns whether an interface can have this name (`dev_valid_name` of Linux, without what QEMU's
+/// options could not hold).
+fn is_interface(name: &str) -> bool {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.@".contains(&byte);
+    (1..=15).contains(&name.len()) && name.bytes().all(plain)
 }
 
 /// What QEMU calls an architecture, and the machine kiln boots there.
@@ -85,13 +133,54 @@ impl Machine {
             add("-initrd", initrd.clone().into());
         }
         add("-append", self.cmdline.clone().into());
-        let mut network = "user,id=net0".to_owned();
-        for publish in &self.publish {
-            network.push_str(&format!(",hostfwd={publish}"));
+        let network = match &self.networking {
+            Networking::User => Some("user,id=net0".to_owned()),
+            Networking::Tap(name) => {
+                Some(format!("tap,id=net0,ifname={name},script=no,downscript=no"))
+            }
+            Networking::Bridge(name) => Some(format!("bridge,id=net0,br={name}")),
+            Networking::None => None,
+        };
+        if let Some(mut network) = network {
+            for publish in &self.publish {
+                network.push_str(&format!(",hostfwd={publish}"));
+            }
+            add("-netdev", network.into());
+            // No option ROM: nothing is booted from the network.
+            add("-device", "virtio-net-pci,netdev=net0,romfile=".into());
         }
-        add("-netdev", network.into());
-        // No option ROM: nothing is booted from the network.
-        add("-device", "virtio-net-pci,netdev=net0,romfile=".into());
+        // SCSI, so that disks have the names that LinuxKit's descriptions know.
+        if !self.disks.is_empty() || self.disc.is_some() {
+            add("-device", "virtio-scsi-pci".into());
+        }
+        for (index, disk) in self.disks.iter().enumerate() {
+            let Disk { file, format } = disk;
+            let drive = format!(
+                "file={},if=none,id=disk{index},format={format}",
+                escaped(file)
+            );
+            add("-drive", drive.into());
+            add("-device", format!("scsi-hd,drive=disk{index}").into());
+        }
+        if let Some(disc) = &self.disc {
+            let drive = "if=none,id=disc,format=raw,media=cdrom,readonly=on";
+            add("-drive", format!("file={},{drive}", escaped(disc)).into());
+            add("-device", "scsi-cd,drive=disc".into());
+        }
+        if self.shares > 0 {
+            // Its server sees the machine's memory.
+            let memory = self.memory;
+            let memory = format!("memory-backend-memfd,id=mem,size={memory}M,share=on");
+            add("-object", memory.into());
+            add("-numa", "node,memdev=mem".into());
+        }
+        for index in 0..self.shares {
+            let path = escaped(&place.share(index));
+            let chardev = format!("socket,id=share{index},path={path}");
+            add("-chardev", chardev.into());
+            let device = format!("vhost-user-fs-pci,chardev=share{index},tag=virtiofs{index}");
+            add("-device", device.into());
+        }
         add("-device", "virtio-rng-pci".into());
         let socket = |id: &str, path: &Path, rest: &str| -> OsString {
             let path = escaped(path);
@@ -228,6 +317,26 @@ mod tests {
     }
 
     #[test]
+    fn networks_are_read() {
+        let of = |text: &str| text.parse::<Networking>();
+        assert_eq!(of("user"), Ok(Networking::User));
+        assert_eq!(of("tap,tap0"), Ok(Networking::Tap("tap0".into())));
+        assert_eq!(of("bridge,br-lan"), Ok(Networking::Bridge("br-lan".into())));
+        assert_eq!(of("none"), Ok(Networking::None));
+        for wrong in [
+            "",
+            "tap",
+            "tap,",
+            "bridge",
+            "vmnet",
+            "tap,a,b",
+            "tap,0123456789abcdef",
+        ] {
+            assert!(of(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
     fn a_machine_is_a_command_line() {
         let machine = Machine {
             architecture: "amd64".into(),
@@ -237,7 +346,11 @@ mod tests {
             memory: 512,
             cpus: 2,
             kvm: false,
+            networking: Networking::User,
             publish: vec!["8080:80".parse().unwrap(), "53:53/udp".parse().unwrap()],
+            disks: Vec::new(),
+            disc: None,
+            shares: 0,
         };
         let place = Place::at(Path::new("/run/a,b"), "a");
         let arguments = machine.arguments(&model("amd64").unwrap(), &place, true);
@@ -249,10 +362,28 @@ mod tests {
         assert!(rest.ends_with(end), "{rest}");
         let kvm = Machine {
             kvm: true,
+            networking: Networking::None,
+            publish: Vec::new(),
+            disks: vec![Disk {
+                file: "a,b.img".into(),
+                format: "raw".into(),
+            }],
+            disc: Some("d.iso".into()),
+            shares: 1,
             ..machine
         };
         let arguments = kvm.arguments(&model("arm64").unwrap(), &place, false);
         assert!(arguments.contains(&"host".into()));
+        let arguments: Vec<_> = arguments.iter().map(|a| a.to_str().unwrap()).collect();
+        let text = arguments.join(" ");
+        assert!(!text.contains("net0"), "{text}");
+        for part in [
+            "-device virtio-scsi-pci -drive file=a,,b.img,if=none,id=disk0,format=raw -device scsi-hd,drive=disk0",
+            "-object memory-backend-memfd,id=mem,size=512M,share=on -numa node,memdev=mem -chardev socket,id=share0,path=/run/a,,b/share.0 -device vhost-user-fs-pci,chardev=share0,tag=virtiofs0",
+            "-drive file=d.iso,if=none,id=disc,format=raw,media=cdrom,readonly=on -device scsi-cd,drive=disc",
+        ] {
+            assert!(text.contains(part), "{text}");
+        }
         assert!(model("s390x").is_none());
     }
 }

@@ -33,7 +33,9 @@ pub(crate) use self::cache_from::CacheFrom;
 pub(crate) use self::docker::Docker;
 pub(crate) use self::sbom::{Bill, Form, Sbom};
 use crate::exit;
-use crate::machine::Publish;
+use crate::machine::{Networking, Publish};
+use crate::vm::disk::Wish;
+use crate::vm::share::Volume;
 
 pub(crate) use metadata::MetadataCommand;
 pub(crate) use migrate::Migrate;
@@ -312,12 +314,37 @@ pub(crate) struct Run {
     /// Forward a port of this machine to the system; can be repeated
     #[arg(short, long, value_name = "[ADDRESS:]HOST:GUEST[/tcp|udp]")]
     pub(crate) publish: Vec<Publish>,
+    /// A disk, made if it is not there (/dev/sda and so on); can be repeated
+    #[arg(long, value_name = "[file=]PATH,size=N[G|M],format=F")]
+    pub(crate) disk: Vec<Wish>,
+    /// What the network card leads to
+    #[arg(
+        long,
+        value_name = "user|none|tap,NAME|bridge,NAME",
+        default_value = "user"
+    )]
+    pub(crate) networking: Networking,
+    /// Data for the system's metadata, as a disc
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) data: Option<String>,
+    /// A file of such data
+    #[arg(long, value_name = "FILE", conflicts_with = "data")]
+    pub(crate) data_file: Option<PathBuf>,
+    /// Directory of disks without a name, made if it is not there [default: PREFIX-state]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) state: Option<PathBuf>,
     /// Leave the machine running in the background; kiln vm finds it
     #[arg(short, long, visible_alias = "detached")]
     pub(crate) detach: bool,
     /// Build again when an input changes, and replace the services that differ
     #[arg(long, conflicts_with = "detach")]
     pub(crate) watch: bool,
+    /// Share a directory with the system, as virtiofs0 and so on; can be repeated
+    #[arg(long, value_name = "DIR")]
+    pub(crate) virtiofs: Vec<PathBuf>,
+    /// Of an image: share a directory with its program; can be repeated
+    #[arg(long, value_name = "DIR:PATH[:ro]")]
+    pub(crate) volume: Vec<Volume>,
     /// What runs the processor: KVM when it works here, else QEMU's emulation (tcg)
     #[arg(long, value_name = "WHAT", default_value = "auto")]
     pub(crate) accel: Accel,

@@ -15,17 +15,18 @@ use std::time::SystemTime;
 use kiln_engine::build::{Destination, Format, Request};
 use rustix::termios::tcgetwinsize;
 
-use super::{build, print, replace, request, run_image, watch};
+use super::{build, print, replace, request, run_disks, run_image, watch};
 use crate::args::{Accel, Run};
 use crate::exit;
 use crate::failure::Failure;
 use crate::kvm;
-use crate::machine::{Machine, Model, Publish, model};
+use crate::machine::{Machine, Networking, Publish, model};
 use crate::ui::printer::Printer;
 use crate::vm::console::{self, End};
 use crate::vm::control::{self, Port};
 use crate::vm::place::{About, Place};
 use crate::vm::qemu::{POWER_OFF_MAX, Qemu};
+use crate::vm::share::Shares;
 
 pub(super) fn run(arguments: &Run, printer: Printer) -> Result<(), Failure> {
     let architecture = request::architecture(arguments.common.sources.arch.as_deref())?;
@@ -39,6 +40,12 @@ pub(super) fn run(arguments: &Run, printer: Printer) -> Result<(), Failure> {
     let program =
         find_program(model.program).ok_or_else(|| missing_program(model.program, model.package))?;
     check_ports(&arguments.publish)?;
+    if !arguments.publish.is_empty() && arguments.networking != Networking::User {
+        return Err(Failure::usage(
+            "--publish needs --networking user",
+            "on other networks the machine has an address of its own",
+        ));
+    }
     let what = What::of(arguments)?;
     let (prefix, built) = match &what {
         What::Description => build_prefix(arguments, printer)?,
@@ -55,6 +62,28 @@ pub(super) fn run(arguments: &Run, printer: Printer) -> Result<(), Failure> {
         return Err(nothing_to_boot(&arguments.system, &kernel));
     }
     let initrd = with_suffix(&prefix, "-initrd.img");
+    let state = match &what {
+        What::Image(_) => None,
+        _ => Some(run_disks::state_of(&prefix)),
+    };
+    let system = System {
+        name: what.name(&prefix),
+        what,
+        built,
+    };
+    let place = Place::create(&system.name).map_err(|error| {
+        Failure::failed("cannot make a place for the machine", Some(&error), None)
+    })?;
+    // Its files go when the machine has ended, and when it never began.
+    let guard = Removed(&place);
+    let shared = match &system.what {
+        What::Image(_) => arguments
+            .volume
+            .iter()
+            .map(|volume| volume.directory.clone())
+            .collect(),
+        _ => arguments.virtiofs.clone(),
+    };
     let machine = Machine {
         kernel,
         initrd: initrd.is_file().then_some(initrd),
@@ -69,15 +98,24 @@ pub(super) fn run(arguments: &Run, printer: Printer) -> Result<(), Failure> {
         memory: arguments.mem,
         cpus: arguments.cpus,
         kvm: use_kvm(arguments, &architecture, &program, printer)?,
+        networking: arguments.networking.clone(),
         publish: arguments.publish.clone(),
+        disks: run_disks::disks(arguments, state)?,
+        disc: run_disks::disc(arguments, &place)?,
+        shares: shared.len(),
         architecture,
     };
-    let system = System {
-        name: what.name(&prefix),
-        what,
-        built,
+    let quoted = machine.arguments(&model, &place, system.is_console(arguments));
+    announce(&machine, &place, &system, arguments, printer);
+    let shares = Shares::start(&shared, &place)
+        .map_err(|(message, error)| Failure::failed(message, Some(&error), None))?;
+    let start = Start {
+        program: &program,
+        quoted: &quoted,
+        shares,
+        guard,
     };
-    boot(arguments, &system, &machine, &program, &model, printer)
+    boot(arguments, &system, start, printer)
 }
 
 /// What is booted, and where it comes from.
@@ -86,6 +124,19 @@ struct System {
     what: What,
     /// What was built for it.
     built: Option<Request>,
+}
+
+impl System {
+    /// Returns whether this process has the streams of the machine's program. Its output is its
+    /// own then; the console's is kept in case it is wanted.
+    fn attaches(&self, arguments: &Run) -> bool {
+        matches!(self.what, What::Image(_)) && !arguments.detach
+    }
+
+    /// Returns whether this process is the machine's console.
+    fn is_console(&self, arguments: &Run) -> bool {
+        !arguments.detach && !self.attaches(arguments)
+    }
 }
 
 /// What there is to boot.
@@ -111,15 +162,20 @@ impl What {
             || arguments.user.is_some()
             || arguments.workdir.is_some()
             || arguments.entrypoint.is_some()
+            || !arguments.volume.is_empty()
             || arguments.tty;
         match &what {
             Self::Image(_) | Self::Outputs if arguments.watch => Err(Failure::usage(
                 "--watch is for descriptions",
                 "an image is run anew, or replaced: kiln vm replace",
             )),
+            Self::Image(_) if !arguments.virtiofs.is_empty() => Err(Failure::usage(
+                "--virtiofs is for systems",
+                "of an image it is --volume DIR:PATH",
+            )),
             Self::Image(_) => Ok(what),
             _ if is_of_images => Err(Failure::usage(
-                "arguments, --tty, --env, --user, --workdir and --entrypoint are for images",
+                "arguments, --tty, --env, --user, --workdir, --volume and --entrypoint are for images",
                 "a description says all that of its services itself",
             )),
             _ => Ok(what),
@@ -138,34 +194,37 @@ impl What {
     }
 }
 
+/// What is needed to start QEMU.
+struct Start<'a> {
+    program: &'a Path,
+    quoted: &'a [OsString],
+    shares: Shares,
+    guard: Removed<'a>,
+}
+
 /// Boots the machine, and stays with it unless it is to run in the background.
 fn boot(
     arguments: &Run,
     system: &System,
-    machine: &Machine,
-    program: &Path,
-    model: &Model,
+    start: Start<'_>,
     printer: Printer,
 ) -> Result<(), Failure> {
-    let place = Place::create(&system.name).map_err(|error| {
-        Failure::failed("cannot make a place for the machine", Some(&error), None)
-    })?;
-    // Its files go when the machine has ended, and when it never began.
-    let guard = Removed(&place);
-    // A container's output is its own; the console's is kept in case it is wanted.
-    let attaches = matches!(system.what, What::Image(_)) && !arguments.detach;
-    announce(machine, &place, attaches, arguments.detach, printer);
-    let quoted = machine.arguments(model, &place, !arguments.detach && !attaches);
+    let Start {
+        program,
+        quoted,
+        shares,
+        guard,
+    } = start;
+    let place = guard.0;
     let cannot = |error: &io::Error, complaint: String| {
         let hint = Some(complaint).filter(|complaint| !complaint.is_empty());
         let message = format!("cannot run {}", program.display());
         Failure::failed(message, Some(error), hint)
     };
-    let mut qemu = Qemu::start(program, &quoted, place.clone(), arguments.detach)
+    let mut qemu = Qemu::start(program, quoted, place.clone(), arguments.detach)
         .map_err(|error| cannot(&error, String::new()))?;
     // A machine that waits for its console makes the other sockets afterwards.
-    let is_console = !arguments.detach && !attaches;
-    let console = match is_console {
+    let console = match system.is_console(arguments) {
         true => qemu.console().map(Some),
         false => qemu.wait_for_sockets().map(|()| None),
     };
@@ -173,6 +232,7 @@ fn boot(
         qemu.end(false);
         cannot(&error, qemu.complaint())
     })?;
+    shares.hand_over();
     let about = About {
         system: arguments.system.display().to_string(),
         pid: qemu.pid(),
@@ -183,7 +243,7 @@ fn boot(
         source: system
             .built
             .as_ref()
-            .and_then(|request| replace::source(request, &place)),
+            .and_then(|request| replace::source(request, place)),
     };
     let described = place.describe(&about);
     described.map_err(|error| cannot(&error, String::new()))?;
@@ -191,11 +251,11 @@ fn boot(
         std::mem::forget(guard);
         return print(&format!("{}\n", place.name()));
     }
-    if attaches {
-        return attach(&mut qemu, &place, arguments.tty);
+    if system.attaches(arguments) {
+        return attach(&mut qemu, place, arguments.tty);
     }
     if let (true, Some(request)) = (arguments.watch, &system.built) {
-        watch::start(request, &place, printer)?;
+        watch::start(request, place, printer)?;
     }
     if let Some(console) = console {
         stay(&mut qemu, console, printer)?;
@@ -440,7 +500,7 @@ fn use_kvm(
     }
 }
 
-fn announce(machine: &Machine, place: &Place, attaches: bool, detach: bool, printer: Printer) {
+fn announce(machine: &Machine, place: &Place, system: &System, arguments: &Run, printer: Printer) {
     for port in &machine.publish {
         let Publish {
             address,
@@ -463,7 +523,7 @@ fn announce(machine: &Machine, place: &Place, attaches: bool, detach: bool, prin
             machine.memory,
             machine.cpus,
             machine.architecture,
-            match (attaches, detach) {
+            match (system.attaches(arguments), arguments.detach) {
                 (_, true) => format!("kiln vm stop {} ends it", place.name()),
                 (true, _) => "Ctrl-C ends it".to_owned(),
                 (false, _) => "Ctrl-] ends it".to_owned(),

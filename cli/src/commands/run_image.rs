@@ -50,6 +50,14 @@ const MODULES: [&str; 5] = [
     "overlay",
 ];
 
+/// What shared directories need besides.
+const SHARES: &str = "virtiofs";
+
+fn modules(arguments: &Run) -> Vec<&'static str> {
+    let shares = (!arguments.volume.is_empty()).then_some(SHARES);
+    MODULES.into_iter().chain(shares).collect()
+}
+
 /// QEMU's user network is always this one (docs/system/devices/net): to ask by DHCP takes longer.
 const CMDLINE: &str = "console=ttyS0 quiet panic=-1 kiln.net=wait \
                        ip=10.0.2.15::10.0.2.2:255.255.255.0::eth0:off:10.0.2.3";
@@ -123,7 +131,7 @@ fn description(
     let system = json!({
         "kernel": {
             "debian": {"packages": [kernel_package(architecture)]},
-            "modules": MODULES,
+            "modules": modules(arguments),
             "cmdline": CMDLINE,
         },
         "init": ["kiln"],
@@ -187,7 +195,19 @@ fn service(arguments: &Run, image: &str, settings: &ImageConfig) -> Result<Value
     }
     let directory = arguments.workdir.as_ref().unwrap_or(&settings.working_dir);
     let directory = Some(directory).filter(|directory| !directory.is_empty());
+    let mut mounts = Vec::new();
+    for (index, volume) in arguments.volume.iter().enumerate() {
+        let options: &[&str] = if volume.readonly { &["ro"] } else { &["rw"] };
+        mounts.push(json!({
+            "type": "virtiofs",
+            "source": format!("virtiofs{index}"),
+            "destination": volume.path,
+            "options": options,
+        }));
+    }
     let shm = ["nosuid", "noexec", "nodev", "mode=1777", "size=65536k"];
+    mounts
+        .push(json!({"type": "tmpfs", "source": "shm", "destination": "/dev/shm", "options": shm}));
     Ok(json!({
         "name": SERVICE,
         "image": image,
@@ -196,7 +216,7 @@ fn service(arguments: &Run, image: &str, settings: &ImageConfig) -> Result<Value
         "cwd": directory.map_or("/", String::as_str),
         "capabilities": CAPABILITIES,
         "binds": ["/run/resolvconf/resolv.conf:/etc/resolv.conf", "/etc/hosts:/etc/hosts"],
-        "mounts": [{"type": "tmpfs", "source": "shm", "destination": "/dev/shm", "options": shm}],
+        "mounts": mounts,
         "annotations": annotations,
     }))
 }

@@ -229,6 +229,21 @@ impl Place {
         }
     }
 
+    /// Returns the socket of a shared directory's server.
+    pub(crate) fn share(&self, number: usize) -> PathBuf {
+        self.directory.join(format!("share.{number}"))
+    }
+
+    /// Returns the file of what that server has to say.
+    pub(crate) fn share_log(&self, number: usize) -> PathBuf {
+        self.directory.join(format!("share.{number}.log"))
+    }
+
+    /// Returns the image of a disc with data for the machine.
+    pub(crate) fn disc(&self) -> PathBuf {
+        self.directory.join("data.iso")
+    }
+
     /// Returns the file of a description that came from nowhere.
     pub(crate) fn description(&self) -> PathBuf {
         self.directory.join("system.yml")

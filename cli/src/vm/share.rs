@@ -1,0 +1,169 @@
+//! Directories of this machine that a guest sees: a virtiofsd for each.
+//!
+//! Enters: directories. Leaves: sockets for QEMU. A virtiofsd ends when its QEMU does; one whose QEMU
+//! never came is ended here.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::str::FromStr;
+use std::time::{Duration, Instant};
+
+use super::place::Place;
+
+/// Where QEMU's packages put it: no place that `PATH` names.
+const PROGRAMS: [&str; 4] = [
+    "virtiofsd",
+    "/usr/libexec/virtiofsd",
+    "/usr/lib/virtiofsd",
+    "/usr/lib/qemu/virtiofsd",
+];
+
+/// It makes its socket at once, or has something to say.
+const START_MAX: Duration = Duration::from_secs(5);
+const LOOK_EVERY: Duration = Duration::from_millis(5);
+
+/// A directory for the program of an image.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Volume {
+    /// Of this machine.
+    pub(crate) directory: PathBuf,
+    /// Where the program sees it.
+    pub(crate) path: String,
+    pub(crate) readonly: bool,
+}
+
+impl FromStr for Volume {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let (rest, readonly) = match text.strip_suffix(":ro") {
+            Some(rest) => (rest, true),
+            None => (text.strip_suffix(":rw").unwrap_or(text), false),
+        };
+        let (directory, path) = rest
+            .rsplit_once(':')
+            .ok_or_else(|| "expected DIR:PATH, such as ./data:/data".to_owned())?;
+        if directory.is_empty() || !path.starts_with('/') {
+            return Err(format!("\"{path}\" does not begin with /"));
+        }
+        Ok(Self {
+            directory: directory.into(),
+            path: path.to_owned(),
+            readonly,
+        })
+    }
+}
+
+/// Servers that QEMU has not connected to yet.
+#[derive(Debug, Default)]
+pub(crate) struct Shares(Vec<Child>);
+
+impl Shares {
+    /// Serves directories to a machine, in order.
+    ///
+    /// # Errors
+    /// When one is none, or cannot be served; with a text that says which.
+    pub(crate) fn start(
+        directories: &[PathBuf],
+        place: &Place,
+    ) -> Result<Self, (String, io::Error)> {
+        let mut shares = Self::default();
+        for (index, directory) in directories.iter().enumerate() {
+            let started = shares.serve(directory, place, index);
+            started.map_err(|error| (format!("cannot share {}", directory.display()), error))?;
+        }
+        Ok(shares)
+    }
+
+    fn serve(&mut self, directory: &Path, place: &Place, index: usize) -> io::Result<()> {
+        let directory = directory.canonicalize()?;
+        if !directory.is_dir() {
+            return Err(io::ErrorKind::NotADirectory.into());
+        }
+        let (socket, log) = (place.share(index), place.share_log(index));
+        let mut socket_path = std::ffi::OsString::from("--socket-path=");
+        socket_path.push(&socket);
+        // A comma would end the option.
+        let mut source = std::ffi::OsString::from("source=");
+        source.push(&directory);
+        if source.to_string_lossy().contains(',') {
+            return Err(io::Error::other("virtiofsd takes no path with a comma"));
+        }
+        let file = File::create(&log)?;
+        let mut child = spawn(&[socket_path, "-o".into(), source], &file)?;
+        let began = Instant::now();
+        while !socket.exists() {
+            let ended = child.try_wait()?.is_some();
+            if ended || began.elapsed() > START_MAX {
+                let _ = child.kill();
+                let _ = child.wait();
+                let said = std::fs::read_to_string(&log).unwrap_or_default();
+                return Err(io::Error::other(format!("virtiofsd: {}", said.trim())));
+            }
+            std::thread::sleep(LOOK_EVERY);
+        }
+        self.0.push(child);
+        Ok(())
+    }
+
+    /// Leaves the servers to their QEMU.
+    pub(crate) fn hand_over(mut self) {
+        self.0.clear();
+    }
+}
+
+impl Drop for Shares {
+    fn drop(&mut self) {
+        for child in &mut self.0 {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+fn spawn(arguments: &[std::ffi::OsString], log: &File) -> io::Result<Child> {
+    for program in PROGRAMS {
+        let started = Command::new(program)
+            .args(arguments)
+            .stdin(Stdio::null())
+            .stdout(log.try_clone()?)
+            .stderr(log.try_clone()?)
+            // Ctrl-C on our terminal is not for it.
+            .process_group(0)
+            .spawn();
+        match started {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            started => return started,
+        }
+    }
+    Err(io::Error::other(
+        "virtiofsd is not installed (Debian's package virtiofsd, or qemu-system-common up to version 12)",
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn volumes_are_read() {
+        let volume = |directory: &str, path: &str, readonly| Volume {
+            directory: directory.into(),
+            path: path.to_owned(),
+            readonly,
+        };
+        for (text, expected) in [
+            ("./a:/b", volume("./a", "/b", false)),
+            ("/x:y:/b:ro", volume("/x:y", "/b", true)),
+            ("a:/b:rw", volume("a", "/b", false)),
+        ] {
+            assert_eq!(text.parse(), Ok(expected));
+        }
+        for wrong in ["", "/a", "a:b", ":/b", "name:"] {
+            assert!(wrong.parse::<Volume>().is_err(), "{wrong}");
+        }
+    }
+}

@@ -4,8 +4,12 @@
 //! on the way down only when a limit needs them, so that an unlimited system pays nothing.
 
 use std::fs;
+use std::os::fd::OwnedFd;
 use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
+
+use rustix::fs::{Mode, OFlags};
+use rustix::process::Pid;
 
 use crate::bpf;
 use crate::error::{Context, Error, Result};
@@ -83,6 +87,22 @@ fn path_of(root: &Path, name: &str) -> Result<PathBuf> {
         }
     }
     Ok(path)
+}
+
+/// Opens a group, to fork into it.
+pub(crate) fn open(path: &Path) -> Result<OwnedFd> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    rustix::fs::open(path, flags, Mode::empty()).context(|| path.display())
+}
+
+/// Moves a process into a group, unless it is there.
+pub(crate) fn enter(path: &Path, pid: Pid) -> std::io::Result<()> {
+    let number = pid.as_raw_nonzero().to_string();
+    let file = path.join("cgroup.procs");
+    match fs::read_to_string(&file) {
+        Ok(inside) if inside.lines().any(|line| line == number) => Ok(()),
+        _ => fs::write(file, number),
+    }
 }
 
 /// Kills every process of a group (Linux 5.14).

@@ -14,7 +14,7 @@
 use std::ffi::CString;
 use std::fs;
 use std::io::{PipeReader, PipeWriter, Read, Write, pipe};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{Mode, OFlags};
@@ -125,7 +125,9 @@ fn start_in(bundle: &mut Bundle, cgroup: Option<PathBuf>) -> Result<Started> {
         gate: child_gate,
     };
 
-    let pid = match joins.fork(&bundle.config)? {
+    let group = cgroup.as_deref().map(cgroup::open).transpose()?;
+    let group = group.as_ref().map(AsFd::as_fd);
+    let pid = match joins.fork(&bundle.config, group)? {
         sys::Fork::Child => {
             // Our copies of the parent's ends would keep it from seeing the end of ours.
             drop((stdin, stdout, stderr, status, gate, line, terminal));
@@ -179,8 +181,7 @@ fn drop_runtime_binaries(bundle: &mut Bundle) {
 /// What takes the host's rights: the container's process may have none but in a user namespace.
 fn outside_work(bundle: &Bundle, pid: Pid, cgroup: Option<&Path>) -> Result<()> {
     if let Some(group) = cgroup {
-        fs::write(group.join("cgroup.procs"), pid.as_raw_nonzero().to_string())
-            .context(|| "enter the control group")?;
+        cgroup::enter(group, pid).context(|| "enter the control group")?;
     }
     process::limits(&bundle.config.process, Some(pid))?;
     namespaces::map_ids(&bundle.config, pid)?;

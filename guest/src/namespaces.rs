@@ -7,7 +7,7 @@
 
 use std::fs;
 use std::io::{Read, Write, pipe};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use rustix::fs::{Mode, OFlags};
@@ -52,19 +52,19 @@ impl Joins {
         Ok(Self(joins))
     }
 
-    /// Forks into the container's namespaces, joined and new.
-    pub(crate) fn fork(&self, config: &Config) -> Result<Fork> {
+    /// Forks into the container's namespaces, joined and new, and its control group.
+    pub(crate) fn fork(&self, config: &Config, group: Option<BorrowedFd<'_>>) -> Result<Fork> {
         let flags = new_namespaces(config);
         let time = config.is_new(NamespaceKind::Time);
         if self.0.is_empty() && !time {
-            return sys::fork(flags).context(|| "clone3");
+            return sys::fork_into(flags, group).context(|| "clone3");
         }
         let (mut answer, mut report) = pipe().context(|| "pipe")?;
         let between = match sys::fork(0).context(|| "clone3")? {
             Fork::Parent(pid) => pid,
             Fork::Child => {
                 drop(answer);
-                let text = match self.join_and_clone(config, flags) {
+                let text = match self.join_and_clone(config, flags, group) {
                     Ok(Fork::Child) => return Ok(Fork::Child),
                     Ok(Fork::Parent(pid)) => format!("={}", pid.as_raw_nonzero()),
                     Err(cause) => cause.to_string(),
@@ -86,7 +86,12 @@ impl Joins {
         }
     }
 
-    fn join_and_clone(&self, config: &Config, flags: u64) -> Result<Fork> {
+    fn join_and_clone(
+        &self,
+        config: &Config,
+        flags: u64,
+        group: Option<BorrowedFd<'_>>,
+    ) -> Result<Fork> {
         if config.is_new(NamespaceKind::Time) {
             new_time(config).context(|| "linux.timeOffsets")?;
         }
@@ -94,7 +99,7 @@ impl Joins {
             rustix::thread::move_into_link_name_space(fd.as_fd(), Some(*kind))
                 .context(|| format!("join {kind:?} namespace"))?;
         }
-        sys::fork(flags | libc::CLONE_PARENT as u64).context(|| "clone3")
+        sys::fork_into(flags | libc::CLONE_PARENT as u64, group).context(|| "clone3")
     }
 }
 

@@ -68,6 +68,7 @@ use bundle::{Bundle, Phase};
 use cmdline::{Cmdline, NetworkMode};
 use error::Result;
 use network::{Network, Plan};
+use spec::NamespaceKind;
 use supervisor::Supervisor;
 
 /// How long `kiln.net=wait` waits for an address.
@@ -188,12 +189,11 @@ fn start_network(
     if mode == NetworkMode::Off || plan == Plan::Off {
         return mode;
     }
+    // One with a network namespace of its own configures that.
     let program = |b: &&Bundle| {
-        let name = b.config.process.args[0]
-            .rsplit('/')
-            .next()
-            .unwrap_or_default();
-        network::PROGRAMS.contains(&name)
+        let name = b.config.process.args[0].rsplit('/').next();
+        network::PROGRAMS.contains(&name.unwrap_or_default())
+            && b.config.namespace(NamespaceKind::Network).is_none()
     };
     match readable(&[onboot, services]).find(program) {
         Some(owner) => say!(

@@ -3,7 +3,7 @@
 //!
 //! The rules, simplest first:
 //! - `kiln.net=off`: nothing. `ip=off` or `ip=none` mean the same.
-//! - a container that runs a network program ([`PROGRAMS`]) has the network to itself;
+//! - a container that runs a network program ([`PROGRAMS`]) in the machine's network has it to itself;
 //! - `ip=ADDRESS:SERVER:GATEWAY:MASK:HOST:DEVICE:AUTOCONF:DNS:DNS` (the kernel's
 //!   `Documentation/admin-guide/nfs/nfsroot.rst`) is set once;
 //! - otherwise DHCP. `kiln.net=wait` holds services back until there is an address.

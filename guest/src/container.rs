@@ -22,7 +22,7 @@ use rustix::mount::UnmountFlags;
 use rustix::process::Pid;
 use rustix::thread::UnshareFlags;
 
-use crate::bundle::Bundle;
+use crate::bundle::{Bundle, make_directories};
 use crate::error::{Context, Result};
 use crate::namespaces::Joins;
 use crate::policy::{Main, Ready};
@@ -39,6 +39,9 @@ pub(crate) const STATUS_BYTES_MAX: usize = 4096;
 /// Bind sources that exist only with LinuxKit's own runtime; containers that merely offer them to
 /// a user's shell must not fail for it.
 const RUNTIME_BINARIES: [&str; 2] = ["/usr/bin/runc", "/usr/bin/ctr"];
+
+/// Another bind source of theirs: containerd makes it before any service starts.
+const RUNTIME_STATE: &str = "/var/lib/containerd";
 
 /// A container whose child process exists.
 #[derive(Debug)]
@@ -92,7 +95,7 @@ pub(crate) fn start(bundle: &mut Bundle) -> Result<Started> {
 }
 
 fn start_in(bundle: &mut Bundle, cgroup: Option<PathBuf>) -> Result<Started> {
-    drop_runtime_binaries(bundle);
+    stand_in_for_runtime(bundle)?;
     let unknown = process::unknown_capabilities(&bundle.config.process.capabilities);
     if !unknown.is_empty() {
         say!(
@@ -166,7 +169,16 @@ fn start_in(bundle: &mut Bundle, cgroup: Option<PathBuf>) -> Result<Started> {
     })
 }
 
-fn drop_runtime_binaries(bundle: &mut Bundle) {
+/// Sees to the bind sources of LinuxKit's runtime that only it would bring.
+fn stand_in_for_runtime(bundle: &mut Bundle) -> Result<()> {
+    if bundle
+        .config
+        .mounts
+        .iter()
+        .any(|m| m.source == RUNTIME_STATE)
+    {
+        make_directories(Path::new(RUNTIME_STATE))?;
+    }
     let id = &bundle.id;
     bundle.config.mounts.retain(|mount| {
         let absent =
@@ -176,6 +188,7 @@ fn drop_runtime_binaries(bundle: &mut Bundle) {
         }
         !absent
     });
+    Ok(())
 }
 
 /// What takes the host's rights: the container's process may have none but in a user namespace.

@@ -13,13 +13,13 @@ use super::support::Space;
 const PATIENCE: Duration = Duration::from_secs(180);
 
 /// A running `kiln run`; it ends with the test.
-struct Machine {
+pub(super) struct Machine {
     child: Child,
     log: std::path::PathBuf,
 }
 
 impl Machine {
-    fn boot(space: &Space, args: &[&str]) -> Self {
+    pub(super) fn boot(space: &Space, args: &[&str]) -> Self {
         let log = space.path("console.log");
         let console = fs::File::create(&log).unwrap();
         let child = space
@@ -39,7 +39,7 @@ impl Machine {
     }
 
     /// Waits until the machine has powered itself off; returns the console.
-    fn end(&mut self) -> String {
+    pub(super) fn end(&mut self) -> String {
         let began = Instant::now();
         let status = loop {
             if let Some(status) = self.child.try_wait().unwrap() {

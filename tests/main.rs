@@ -6,6 +6,7 @@
 
 mod support;
 
+mod acceptance;
 mod bench;
 mod boot;
 mod build;

@@ -318,6 +318,23 @@ pub(crate) fn path(id: &str, phase: Phase, output: Output) -> PathBuf {
     PathBuf::from(format!("{directory}/{kind}{id}{suffix}"))
 }
 
+/// Leads from `/var/log` to the log files of onboot, which have all been run: it may be on a disk
+/// that one of them has mounted, with a link of an earlier boot.
+pub(crate) fn link_onboot() {
+    let directory = Path::new("/var/log");
+    let linked = make_directories(directory).and_then(|()| {
+        match std::os::unix::fs::symlink("/run/log/onboot", directory.join("onboot")) {
+            Err(cause) if cause.kind() != std::io::ErrorKind::AlreadyExists => {
+                Err(cause).context(|| "/var/log/onboot")
+            }
+            _ => Ok(()),
+        }
+    });
+    if let Err(cause) = linked {
+        say!("{cause}");
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -115,11 +115,15 @@ fn live(began: Instant, own_path: Option<&str>) -> Result<Infallible> {
     volumes::mount_all();
 
     debug!("onboot begins after {:?}", began.elapsed());
+    let has_onboot = !onboot.is_empty();
     for (id, bundle) in onboot {
         if supervisor.action().is_some() {
             break;
         }
         supervisor.run(bundle, &id, Phase::Onboot);
+    }
+    if has_onboot {
+        log::link_onboot();
     }
     if mode == NetworkMode::Wait
         && !supervisor.wait(Some(NETWORK_WAIT_MAX), |s| {

@@ -18,7 +18,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{Mode, OFlags};
-use rustix::mount::UnmountFlags;
+use rustix::mount::{self, MountPropagationFlags, UnmountFlags};
 use rustix::process::Pid;
 use rustix::thread::UnshareFlags;
 
@@ -214,10 +214,16 @@ fn bind_namespace(pid: Pid, kind: &str, path: &Path) -> Result<()> {
         crate::bundle::make_directories(parent)?;
     }
     // That of the run before, if there was one.
-    let _ = rustix::mount::unmount(path, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW);
+    while mount::unmount(path, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW).is_ok() {}
     fs::File::create(path).context(|| path.display())?;
     let source = format!("/proc/{}/ns/{kind}", pid.as_raw_nonzero());
-    rustix::mount::mount_bind(source.as_str(), path).context(|| format!("bind {source}"))
+    if kind == "mnt" {
+        // One of these cannot be on a shared mount, lest a namespace comes to be in itself.
+        mount::mount_bind(path, path)
+            .and_then(|()| mount::mount_change(path, MountPropagationFlags::PRIVATE))
+            .context(|| format!("{}: make private", path.display()))?;
+    }
+    mount::mount_bind(source.as_str(), path).context(|| format!("bind {source}"))
 }
 
 /// The child's whole life; ends in exec or with a text in the status pipe.

@@ -155,14 +155,21 @@ fn a_system_lives_from_boot_to_power_off() {
             "sysctl",
             "own sysctl",
             "binds",
+            "host sysctl",
+            "wire",
+            "other end",
+            "kept namespaces",
             "moved device",
             "ports of services",
+            "logs",
             "authorized keys",
             "inside",
             "outside",
+            "wireguard",
             "shutdown",
         ],
     );
+    says(&console, "Welcome to LinuxKit");
     // The service whose bind has no source, and what did not start with it: nothing else.
     let missing = "/run/config/no-such-file";
     let lines: Vec<&str> = console.lines().filter(|l| l.contains(missing)).collect();
@@ -212,6 +219,7 @@ fn a_container_gets_what_it_asks_for_and_no_more() {
             "powerless",
             "powerful",
             "own hostname",
+            "renames",
             "hostname of host",
             "locked",
             "open",
@@ -223,6 +231,7 @@ fn a_container_gets_what_it_asks_for_and_no_more() {
             "cgroups to write",
             "limits",
             "no limits left",
+            "goes on",
         ],
     );
     says(&console, "] spoken to the kernel");
@@ -234,6 +243,8 @@ fn containers_look_after_the_machine() {
     let console = passes(
         "host.yml",
         &[
+            "boot mounts",
+            "kept mounts",
             "insmod",
             "no insmod",
             "nested",

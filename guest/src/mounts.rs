@@ -147,7 +147,7 @@ pub(crate) fn boot_mounts() -> Result<()> {
         ("stdin", "/proc/self/fd/0"),
         ("stdout", "/proc/self/fd/1"),
         ("stderr", "/proc/self/fd/2"),
-        ("core", "/proc/kcore"),
+        ("kcore", "/proc/kcore"),
     ] {
         let _ = symlink(target, format!("/dev/{name}"));
     }

@@ -108,6 +108,17 @@ fn watch(path: &Path) {
 fn build_guest(out: &Path) -> String {
     let target = variable("TARGET");
     let target_directory = out.join("guest-target");
+    let workspace = Path::new(&variable("CARGO_MANIFEST_DIR")).join("..");
+    // The compiler's driver asks for an index of the tables that the script leaves out.
+    let flags = [
+        "-Ctarget-feature=+crt-static",
+        "-Clink-arg=-Wl,--no-eh-frame-hdr",
+        "-Clink-arg=-T",
+        &format!(
+            "-Clink-arg={}",
+            workspace.join("guest/no-unwinding.ld").display()
+        ),
+    ];
     let mut cargo = Command::new(variable("CARGO"));
     for name in UNWANTED_ENVIRONMENT {
         cargo.env_remove(name);
@@ -117,8 +128,8 @@ fn build_guest(out: &Path) -> String {
         .args(["--profile", "guest", "--target", &target])
         .arg("--target-dir")
         .arg(&target_directory)
-        .current_dir(Path::new(&variable("CARGO_MANIFEST_DIR")).join(".."))
-        .env("CARGO_ENCODED_RUSTFLAGS", "-Ctarget-feature=+crt-static")
+        .current_dir(&workspace)
+        .env("CARGO_ENCODED_RUSTFLAGS", flags.join("\u{1f}"))
         .env("CARGO_TERM_COLOR", "never");
     let output = match cargo.output() {
         Ok(output) => output,

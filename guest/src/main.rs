@@ -71,6 +71,9 @@ use network::{Network, Plan};
 use spec::NamespaceKind;
 use supervisor::Supervisor;
 
+/// Has cargo link again when the linker's script has changed; nothing of it is in here.
+const _: &[u8] = include_bytes!("../no-unwinding.ld");
+
 /// How long `kiln.net=wait` waits for an address.
 const NETWORK_WAIT_MAX: Duration = Duration::from_secs(30);
 

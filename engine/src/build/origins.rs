@@ -92,7 +92,7 @@ impl Planner<'_> {
     ) -> Result<Layout, BuildError> {
         let name = match &image.value {
             ImageSource::Image(text) => Some((text, self.image_name(text, &image.at)?)),
-            ImageSource::Debian(_) => None,
+            ImageSource::Debian(_) | ImageSource::Builtin(_) => None,
         };
         let (name, source): (_, Arc<dyn Shelf>) = match name {
             Some((_, ImageName::Registry(reference))) => {
@@ -155,6 +155,9 @@ impl Planner<'_> {
         match image {
             ImageSource::Image(text) => self.named(text, at),
             ImageSource::Debian(debian) => self.debian(debian, at),
+            ImageSource::Builtin(job) => {
+                Err(one(at, format!("the built-in job {job} has no files")))
+            }
         }
     }
 

@@ -180,6 +180,7 @@ fn read(
     }
     inputs.packages = packages.resolved();
     let spec = whole.unwrap_or_default();
+    spec.check_jobs()?;
     for warning in &spec.warnings {
         listener.event(&Event::Warning(format!("{}: {warning}", warning.at())));
     }
@@ -296,7 +297,10 @@ impl<'a> Planner<'a> {
             let origins: Result<Vec<_>, _> = spec
                 .containers(section)
                 .iter()
-                .map(|container| self.origin(&container.image))
+                .map(|container| match container.job() {
+                    Some(_) => Ok(None),
+                    None => self.origin(&container.image).map(Some),
+                })
                 .collect();
             containers.insert(section, origins?);
         }

@@ -35,7 +35,8 @@ pub fn image_settings(
     };
     let planned = plan::plan_with(&request, listener, &Lock::default())?;
     let origin = planned.plan.containers.get(&Section::Services);
-    let Some(Source::Image(image)) = origin.and_then(|all| all.first()).map(|o| &o.source) else {
+    let first = origin.and_then(|all| all.first()?.as_ref());
+    let Some(Source::Image(image)) = first.map(|origin| &origin.source) else {
         return Ok(ImageConfig::default());
     };
     let name = format!("image {}", image.source.name());

@@ -23,7 +23,7 @@ pub struct Container {
     pub at: Position,
     /// A path component: not empty, without `/`, spaces or control characters.
     pub name: Spanned<String>,
-    /// What it runs.
+    /// What it runs: files, or a job of kiln-init's.
     pub image: Spanned<ImageSource>,
     /// How.
     pub config: Config,

@@ -355,6 +355,17 @@ impl<'d, 'a, 'n> Fields<'d, 'a, 'n> {
         None
     }
 
+    /// Returns the keys that were asked for and are there, `but` these.
+    pub(super) fn known_but(&self, but: &[&str]) -> Vec<(Range<usize>, &'n str)> {
+        let entries = self.entries.iter();
+        let mine = entries.filter(|entry| {
+            let key = entry.key.as_str();
+            self.asked.contains(&key) && !but.contains(&key)
+        });
+        mine.map(|entry| (entry.key_range.clone(), entry.key.as_str()))
+            .collect()
+    }
+
     /// Reports an error about the mapping as a whole.
     pub(super) fn report(&mut self, message: impl fmt::Display) {
         let range = self.range.clone();

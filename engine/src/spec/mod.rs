@@ -5,11 +5,13 @@
 //! wrong with it, each with its place. [`Spec::append`] folds several files into one.
 //!
 //! In reading order: `model`, `container` and `oci` are what a description can say; `grammar` the
-//! small languages inside strings; `yaml` and `node` turn text into a tree; `decode` is the small
-//! decoder that `read`, `read_container` and `read_oci` are written in. Beside them, [`schema`]
-//! tells editors what a description can say, and [`migrate`] where LinuxKit takes it otherwise.
+//! small languages inside strings, `policy` and `builtin` what kiln-init can be asked for; `yaml`
+//! and `node` turn text into a tree; `decode` is the small decoder that `read`, `read_container`
+//! and `read_oci` are written in. Beside them, [`schema`] tells editors what a description can say,
+//! and [`migrate`] where LinuxKit takes it otherwise.
 
 mod append;
+mod builtin;
 mod container;
 mod decode;
 mod error;
@@ -33,6 +35,7 @@ mod tests;
 
 use std::sync::Arc;
 
+pub use builtin::JOBS;
 pub use container::{BindNs, Config, Container, Field, Interface, ListField, Runtime};
 pub use error::{ERRORS_MAX, SpecError, SpecErrors, Warning};
 pub use grammar::{Bind, CAPABILITIES, Rlimit, Tmpfs, relative_path};
@@ -48,6 +51,7 @@ pub use position::{Position, Spanned};
 pub use read_package::PackageFile;
 pub use yaml::{DEPTH_MAX, EXPANSION_MAX, NODES_MAX, TEXT_MAX_BYTES};
 
+pub(crate) use builtin::ANNOTATION as BUILTIN_ANNOTATION;
 pub(crate) use error::ErrorList;
 pub(crate) use nearest::nearest;
 

@@ -43,6 +43,8 @@ pub enum ImageSource {
     Image(String),
     /// kiln's extension: a tree made of Debian packages.
     Debian(Debian),
+    /// kiln's extension, of containers alone: one of [`JOBS`](super::JOBS), which needs no files.
+    Builtin(&'static str),
 }
 
 /// `debian:` in place of an image.

@@ -1,6 +1,7 @@
 //! kiln's annotations: what kiln-init is asked to do with a container. docs/guest.md says what they
 //! mean; here is what they may be, so that a slip shows where it was made and not at boot.
 
+use super::BUILTIN_ANNOTATION;
 use super::decode::{Decoder, GrammarError, Path};
 use super::nearest::nearest;
 use super::node::{Node, Value, clip};
@@ -110,6 +111,10 @@ fn check(key: &str, value: &str) -> Result<(), GrammarError> {
         return Ok(());
     }
     let Some((_, is_good, expected)) = KNOWN.iter().find(|(known, ..)| *known == key) else {
+        if key == BUILTIN_ANNOTATION {
+            let hint = "write builtin: NAME beside the container's name";
+            return Err((format!("{key} is the build's own"), Some(hint.to_owned())));
+        }
         let names: Vec<&str> = KNOWN.iter().map(|(known, ..)| *known).collect();
         let hint = match nearest(key, &names) {
             Some(meant) => format!("did you mean \"{meant}\"?"),
@@ -156,6 +161,8 @@ mod tests {
         ] {
             assert!(check(key, value).is_err(), "{key}: {value}");
         }
+        let (message, _) = check(BUILTIN_ANNOTATION, "mount").unwrap_err();
+        assert_eq!(message, "kiln.builtin is the build's own");
         let (message, hint) = check("kiln.restrat", "always").unwrap_err();
         assert_eq!(message, "unknown annotation \"kiln.restrat\"");
         assert_eq!(hint.as_deref(), Some("did you mean \"kiln.restart\"?"));

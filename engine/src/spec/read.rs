@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use super::builtin;
 use super::decode::{Decoder, Fields, Path};
 use super::error::Warning;
 use super::grammar;
@@ -119,8 +120,27 @@ pub(super) fn image_source(
     Some(image.or(debian))
 }
 
+/// `image`, `debian` or `builtin`, exactly one; as [`image_source`].
+pub(super) fn container_source(
+    fields: &mut Fields<'_, '_, '_>,
+) -> Option<Option<Spanned<ImageSource>>> {
+    // The others are asked for in any case: their own mistakes show too.
+    let others = image_source(fields);
+    let Some(entry) = fields.entry("builtin") else {
+        return others;
+    };
+    let path = *fields.path;
+    for other in ["image", "debian"] {
+        if fields.present(other).is_some() {
+            let message = format!("builtin stands beside {other}; give one of them");
+            fields.decoder.report(&entry.key_range, &path, message);
+        }
+    }
+    fields.field("builtin", builtin::job).map(Some)
+}
+
 /// Reports a container or init item without an image, at the empty image if there is one.
-pub(super) fn report_no_image(fields: &mut Fields<'_, '_, '_>) {
+pub(super) fn report_no_image(fields: &mut Fields<'_, '_, '_>, wanted: &str) {
     match fields
         .present("image")
         .map(|entry| entry.value.range.clone())
@@ -133,7 +153,7 @@ pub(super) fn report_no_image(fields: &mut Fields<'_, '_, '_>) {
                 "image reference is empty",
             );
         }
-        None => fields.report("image or debian is required"),
+        None => fields.report(format!("{wanted} is required")),
     }
 }
 
@@ -221,7 +241,7 @@ fn init_entry(
             let mut fields = Fields::open(decoder, node, path)?;
             let source = image_source(&mut fields);
             if let Some(None) = source {
-                report_no_image(&mut fields);
+                report_no_image(&mut fields, "image or debian");
             }
             fields.close();
             source??

@@ -6,8 +6,8 @@ use super::error::Warning;
 use super::grammar;
 use super::model::Id;
 use super::node::{Node, Value};
-use super::read::{image_source, report_no_image};
-use super::{policy, read_oci};
+use super::read::{container_source, report_no_image};
+use super::{builtin, policy, read_oci};
 
 /// One item of a container section.
 pub(super) fn container(
@@ -17,11 +17,14 @@ pub(super) fn container(
 ) -> Option<Container> {
     let mut fields = Fields::open(decoder, node, path)?;
     let name = fields.required("name", |d, n, p| d.parsed(n, p, grammar::container_name));
-    let image = image_source(&mut fields);
+    let image = container_source(&mut fields);
     if let Some(None) = image {
-        report_no_image(&mut fields);
+        report_no_image(&mut fields, "image, debian or builtin");
     }
     let config = config(&mut fields);
+    if fields.present("builtin").is_some() {
+        builtin::refuse_keys(&mut fields);
+    }
     let at = fields.decoder.at(&fields.range);
     if let Some(name) = name
         .as_ref()
@@ -159,7 +162,7 @@ fn bind_ns(decoder: &mut Decoder<'_>, node: &Node, path: &Path<'_>) -> Option<Bi
 
 /// What a label may not set, because only the description can.
 pub(super) fn refuse_label_keys(fields: &mut Fields<'_, '_, '_>) {
-    for key in ["name", "image", "debian"] {
+    for key in ["name", "image", "debian", "builtin"] {
         if let Some(range) = fields.entry(key).map(|entry| entry.key_range.clone()) {
             let path = *fields.path;
             fields.decoder.report(

@@ -218,7 +218,7 @@ services:
             "2:27+2 init[3].image: image reference is empty",
             "2:32+5 init[4]: image reference \"a b\" contains ' '",
             "4:10+3 services[0].name: container name \"a b\" contains ' ' | the name becomes a directory: use letters, digits, '-', '_' and '.'",
-            "5:3+4 services[1]: image or debian is required",
+            "5:3+4 services[1]: image, debian or builtin is required",
             "6:20+2 services[2].image: image reference is empty",
             "7:42+2 services[3].debian.packages: no package is named",
             "7:46+4 services[3].debian: unknown key \"sute\" | did you mean \"suite\"?",
@@ -688,4 +688,63 @@ files:
     // What is nobody's template is an ordinary word, and no image.
     let errors = Spec::parse(yaml.as_bytes(), "a.yml").unwrap_err();
     assert_eq!(errors.errors().len(), 3);
+}
+
+#[test]
+fn built_in_jobs() {
+    let yaml = "\
+init: [{builtin: mount}]
+onboot:
+- {name: a, builtin: mount, command: [/var], resources: {devices: [], memory: {limit: 5}}}
+- {name: b, builtin: mont}
+- {name: c, builtin: dhcp}
+- {name: d, builtin: swap, image: x, debian: {packages: [yy]}, readonly: true}
+- {name: e, builtin: 5}
+- {name: f, builtin: ntp, binds: ['/a:/b'], user: 1, annotations: {kiln.builtin: x, kiln.ready: notify, kiln.user: x}}
+";
+    let takes = "a job runs as root in the host's namespaces, without a root of its own; \
+                 it takes command, env, annotations, resources, rlimits, oomScoreAdj, cgroupsPath";
+    assert_eq!(
+        errors(yaml),
+        [
+            "1:9+7 init[0]: image or debian is required".to_owned(),
+            "1:9+7 init[0]: unknown key \"builtin\" | known keys: image, debian".to_owned(),
+            "3:58+7 onboot[0].resources.devices: rules stand beside builtin | a job may use every device; remove it".to_owned(),
+            "4:22+4 onboot[1].builtin: there is no built-in job \"mont\" | did you mean \"mount\"?".to_owned(),
+            format!("5:22+4 onboot[2].builtin: there is no built-in job \"dhcp\" | there are {}", JOBS.join(", ")),
+            "6:13+7 onboot[3]: builtin stands beside debian; give one of them".to_owned(),
+            "6:13+7 onboot[3]: builtin stands beside image; give one of them".to_owned(),
+            "6:28+5 onboot[3]: image stands beside debian; give one of them".to_owned(),
+            format!("6:64+8 onboot[3]: readonly stands beside builtin | {takes}"),
+            "7:22+1 onboot[4].builtin: expected a string, found the number 5 | quote it: \"5\"".to_owned(),
+            format!("8:27+5 onboot[5]: binds stands beside builtin | {takes}"),
+            "8:45+4 onboot[5]: unknown key \"user\" | did you mean \"userns\"?".to_owned(),
+            "8:82+1 onboot[5].annotations.kiln.builtin: kiln.builtin is the build's own | write builtin: NAME beside the container's name".to_owned(),
+            "8:85+10 onboot[5].annotations: kiln.ready stands beside builtin | a job does not say that it is ready; remove it".to_owned(),
+            "8:105+9 onboot[5].annotations: kiln.user stands beside builtin | a job is root; remove it".to_owned(),
+        ]
+    );
+    let spec = parse("services: [{name: t, builtin: ntp, command: [pool.example]}]\n");
+    assert_eq!(spec.services[0].job(), Some("ntp"));
+    let errors = spec.check_jobs().unwrap_err();
+    let error = &errors.errors()[0];
+    assert_eq!(
+        error.to_string(),
+        "a.yml:1:31: builtin: ntp: kiln's own init does it, which init does not name"
+    );
+    assert_eq!(
+        error.hint.as_deref(),
+        Some("write init: [kiln], or an image in place of builtin")
+    );
+    let spec = parse("init: [x, kiln]\nservices: [{name: t, builtin: ntp}]\n");
+    assert!(spec.check_jobs().is_ok());
+    // The guest shares no code with us.
+    let guest = include_str!("../../../guest/src/jobs/mod.rs");
+    let entries = guest
+        .lines()
+        .filter_map(|line| line.trim().strip_prefix("(\""));
+    let jobs: Vec<&str> = entries
+        .filter_map(|entry| entry.split('"').next())
+        .collect();
+    assert_eq!(jobs, JOBS);
 }

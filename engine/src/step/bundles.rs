@@ -20,6 +20,7 @@ use crate::format::{Fragment, Part};
 use crate::spec::{self, Section, Warning};
 use crate::system::bundle::{bundle_path, config_json, root_path, runtime_json};
 use crate::system::container::{Container, ImageConfig, image_config};
+use crate::system::job::job_json;
 use crate::system::label;
 use crate::system::volumes::{Volumes, volume_path};
 use crate::tree::TreePath;
@@ -135,6 +136,20 @@ fn containers(
             .zip(steps);
         for (index, ((entry, origin), step)) in entries.enumerate() {
             let name = &entry.name.value;
+            let base = bundle_path(*section, index, name);
+            let location = format!("{}[{index}]", section.name());
+            let file = |name: &str, bytes| Node::new(clean(name), Body::Bytes(bytes), 0o644);
+            let (Some(origin), Some(step)) = (origin, step) else {
+                let config = entry.job().map(|job| job_json(entry, job));
+                let mut nodes = vec![Node::directory(TreePath::default())];
+                nodes.extend(config.map(|config| file("config.json", config)));
+                out.push(Pending {
+                    fragment: fragment(name, "kiln".into(), &location, Vec::new()),
+                    base: clean(&base),
+                    generated: generated("bundle", name, nodes),
+                });
+                continue;
+            };
             let action = got
                 .get(&**step)
                 .ok_or_else(|| StepError::new(name.clone(), "its root is not there"))?;
@@ -142,7 +157,6 @@ fn containers(
             let identity = origin.identity();
             let (container, odd) = configs.resolve(plan, *section, entry, origin, &volumes, got)?;
             warnings.extend(odd);
-            let base = bundle_path(*section, index, name);
             let own = root_path(&base, container.readonly);
             let mut parts = Vec::new();
             let shared = placed.get(&tree).cloned();
@@ -163,7 +177,6 @@ fn containers(
                 });
                 placed.insert(tree, own);
             }
-            let file = |name: &str, bytes| Node::new(clean(name), Body::Bytes(bytes), 0o644);
             let mut nodes = vec![
                 Node::directory(TreePath::default()),
                 file("config.json", config_json(&container)),
@@ -175,7 +188,6 @@ fn containers(
             if !container.readonly || shared.is_some() {
                 nodes.push(Node::directory(clean("rootfs")));
             }
-            let location = format!("{}[{index}]", section.name());
             out.push(Pending {
                 fragment: fragment(name, origin.name.clone(), &location, parts),
                 base: clean(&base),

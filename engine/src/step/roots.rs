@@ -29,7 +29,8 @@ const APK_DATABASE_MAX: u64 = 64 << 20;
 pub(super) struct Roots {
     pub(super) kernel: Option<Arc<dyn Step>>,
     pub(super) init: Vec<Arc<dyn Step>>,
-    pub(super) containers: BTreeMap<Section, Vec<Arc<dyn Step>>>,
+    /// Built-in jobs have none.
+    pub(super) containers: BTreeMap<Section, Vec<Option<Arc<dyn Step>>>>,
     pub(super) volumes: Vec<Option<Arc<dyn Step>>>,
 }
 
@@ -45,7 +46,10 @@ impl Roots {
             Init::Kiln(binary) => generated("init", "kiln-init", kiln_init(binary)),
             Init::Origin(origin) => root(origin, Purpose::System),
         };
-        let container = |origin: &Origin| root(origin, Purpose::Container);
+        let container = |origin: &Option<Origin>| {
+            let origin = origin.as_ref();
+            origin.map(|origin| root(origin, Purpose::Container))
+        };
         Self {
             kernel: plan.kernel.clone().map(|kernel| kernel as Arc<dyn Step>),
             init: plan.init.iter().map(init).collect(),
@@ -69,7 +73,7 @@ impl Roots {
     }
 
     pub(super) fn all(&self) -> Need {
-        let containers = self.containers.values().flatten();
+        let containers = self.containers.values().flatten().flatten();
         let volumes = self.volumes.iter().flatten();
         self.kernel
             .iter()

@@ -41,6 +41,8 @@ pub(crate) struct Site {
 pub(crate) struct Services {
     plan: Arc<Plan>,
     wanted: Vec<Wanted>,
+    /// The one that is asked for by its name is this.
+    job: Option<&'static str>,
     site: Site,
 }
 
@@ -51,7 +53,8 @@ struct Wanted {
 }
 
 impl Services {
-    /// Returns the step for the service of a name, or for all without one.
+    /// Returns the step for the service of a name, or for all without one. Of those that are
+    /// built-in jobs none can be put anywhere.
     pub(crate) fn new(plan: Arc<Plan>, name: Option<&str>, site: Site) -> Self {
         let all = plan.spec.containers(Section::Services).iter();
         let origins = plan
@@ -62,16 +65,22 @@ impl Services {
         let is_wanted = |it: &str| name.is_none_or(|name| name == it);
         let wanted = all.zip(origins).enumerate();
         let wanted = wanted.filter(|(_, (entry, _))| is_wanted(&entry.name.value));
-        let wanted = wanted.map(|(index, (_, origin))| Wanted {
-            index,
-            origin: origin.clone(),
-            root: Arc::new(Root {
+        let job = name.and_then(|_| wanted.clone().find_map(|(_, (entry, _))| entry.job()));
+        let wanted = wanted.filter_map(|(index, (_, origin))| {
+            let origin = origin.clone()?;
+            let root = Arc::new(Root {
                 origin: origin.clone(),
                 purpose: Purpose::Container,
-            }),
+            });
+            Some(Wanted {
+                index,
+                origin,
+                root,
+            })
         });
         Self {
             wanted: wanted.collect(),
+            job,
             plan,
             site,
         }
@@ -114,6 +123,12 @@ impl Step for Services {
     }
 
     fn next(&self, got: &Results<'_>) -> Result<Next, StepError> {
+        if let Some(job) = self.job {
+            let text =
+                format!("it is kiln-init's own job {job}, which comes with the system alone");
+            let hint = "name another service, or give it an image with --image";
+            return Err(StepError::new("services", text).hint(hint));
+        }
         let roots: Vec<Arc<dyn Step>> = self.wanted.iter().map(|w| w.root.clone()).collect();
         if let Err(need) = got.all(&roots) {
             return Ok(Next::Need(need));

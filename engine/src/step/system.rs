@@ -33,8 +33,8 @@ pub struct Plan {
     pub kernel: Option<Arc<Kernel>>,
     /// What is unpacked into `/`, in order.
     pub init: Vec<Init>,
-    /// The origin of each container, section by section.
-    pub containers: BTreeMap<Section, Vec<Origin>>,
+    /// The origin of each container, section by section; built-in jobs have none.
+    pub containers: BTreeMap<Section, Vec<Option<Origin>>>,
     /// What each volume holds.
     pub(crate) volumes: Vec<VolumeContent>,
     /// What `files` puts there, parents not included, with the digests of host files.
@@ -56,7 +56,7 @@ impl Plan {
             .iter()
             .map(|kernel| &kernel.origin)
             .chain(init)
-            .chain(self.containers.values().flatten())
+            .chain(self.containers.values().flatten().flatten())
             .chain(self.volumes.iter().filter_map(VolumeContent::origin))
     }
 }

@@ -1,7 +1,7 @@
 //! The description itself, as a file of the system: `files` entries with `metadata`.
 //!
 //! The merged description in LinuxKit's key order, image references of the kernel, init and
-//! containers canonical, nothing filled in. kiln's own keys (`debian`, `modules`) appear where they
+//! containers canonical, nothing filled in. kiln's own keys (`debian`, `builtin`, `modules`) appear where they
 //! were given, so that kiln can read the file back.
 
 use serde::Serialize;
@@ -308,11 +308,12 @@ impl Writer {
     }
 }
 
-/// Puts `image` or `debian`.
+/// Puts `image`, `debian` or `builtin`.
 fn source(object: &mut Object, source: &ImageSource, canonical: fn(&str) -> String) {
     match source {
         ImageSource::Image(reference) => object.put("image", canonical(reference)),
         ImageSource::Debian(source) => object.put("debian", debian(source)),
+        ImageSource::Builtin(job) => object.put("builtin", *job),
     }
 }
 

@@ -8,6 +8,7 @@ pub mod bundle;
 pub mod container;
 pub mod files;
 pub mod ids;
+pub mod job;
 mod json;
 pub mod kernel;
 pub mod label;

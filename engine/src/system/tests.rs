@@ -5,6 +5,7 @@ use proptest::prelude::*;
 use super::bundle::{bundle_path, config_json, root_path, runtime_json};
 use super::container::{Container, ImageConfig};
 use super::ids::Ids;
+use super::job::job_json;
 use super::label::resolve;
 use super::metadata::{canonical_reference, dry_run, metadata};
 use super::volumes::Volumes;
@@ -703,4 +704,34 @@ proptest! {
             prop_assert!(again.contains(&written), "{}", written);
         }
     }
+}
+
+#[test]
+fn a_built_in_job_has_no_root_and_a_mark() {
+    let yaml = "onboot: [{name: data, builtin: mount, command: [-label, data, /var], env: [A=b], \
+                annotations: {kiln.on-failure: stop}, resources: {memory: {limit: 5}}, \
+                rlimits: ['nofile,1,2'], oomScoreAdj: -5, cgroupsPath: jobs/data}]\n";
+    let spec = parse(yaml);
+    let entry = &spec.onboot[0];
+    let config = text(job_json(entry, entry.job().unwrap()));
+    let value: serde_json::Value = serde_json::from_str(&config).unwrap();
+    let expected = serde_json::json!({
+        "ociVersion": "1.2.1",
+        "process": {
+            "user": {"uid": 0, "gid": 0},
+            "args": ["-label", "data", "/var"],
+            "env": ["A=b"],
+            "cwd": "/",
+            "rlimits": [{"type": "RLIMIT_NOFILE", "hard": 2, "soft": 1}],
+            "oomScoreAdj": -5,
+        },
+        "annotations": {"kiln.builtin": "mount", "kiln.on-failure": "stop"},
+        "linux": {"resources": {"memory": {"limit": 5}}, "cgroupsPath": "jobs/data"},
+    });
+    assert_eq!(value, expected);
+    assert!(config.starts_with("{\n    \"ociVersion\": \"1.2.1\",\n    \"process\": {\n"));
+    // It can be read back.
+    let again = parse(&dry_run(&spec));
+    assert_eq!(again.onboot[0].job(), Some("mount"));
+    assert_eq!(again.onboot[0].config.command, entry.config.command);
 }

@@ -89,10 +89,10 @@ fn by_name(
 fn by_itself(spec: &mut Spec) -> Result<Swap, String> {
     let named = |image: &Spanned<ImageSource>| match &image.value {
         ImageSource::Image(text) => Some(text.clone()),
-        ImageSource::Debian(_) => None,
+        ImageSource::Debian(_) | ImageSource::Builtin(_) => None,
     };
-    let Some(last) = spec.services.len().checked_sub(1) else {
-        return Err("the system has no services".into());
+    let Some(last) = spec.services.iter().rposition(|it| it.job().is_none()) else {
+        return Err("the system has no services with an image".into());
     };
     let own = shown(&spec.services[last].image.value);
     let containers = spec.services.iter().rev();
@@ -132,6 +132,7 @@ fn shown(image: &ImageSource) -> String {
             let packages = debian.packages.iter().map(|package| package.value.as_str());
             format!("debian: {}", packages.collect::<Vec<_>>().join(" "))
         }
+        ImageSource::Builtin(job) => format!("builtin: {job}"),
     }
 }
 
@@ -184,6 +185,7 @@ fn absolute(image: &mut ImageSource, directory: &Path, home: Option<&Path>) {
                 keyring.value = directory.join(&keyring.value).display().to_string();
             }
         }
+        ImageSource::Builtin(_) => {}
     }
 }
 
@@ -208,6 +210,7 @@ pub(super) fn fetched(spec: &Spec) -> Vec<String> {
                 !matches!(ImageName::parse(text), Ok(ImageName::Registry(_)))
             }
             ImageSource::Debian(_) => false,
+            ImageSource::Builtin(_) => true,
         };
         let image = shown(image);
         if !local && !found.contains(&image) {

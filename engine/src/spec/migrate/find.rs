@@ -193,8 +193,10 @@ impl Finder<'_> {
         {
             self.reference(name, &image.value.range, &format!("{path}.image"));
         }
-        if let Some(debian) = get(node, "debian") {
-            self.found(&d::KILN_ONLY, &debian.key_range, format!("{path}.debian"));
+        for key in ["debian", "builtin"] {
+            if let Some(own) = get(node, key) {
+                self.found(&d::KILN_ONLY, &own.key_range, format!("{path}.{key}"));
+            }
         }
     }
 

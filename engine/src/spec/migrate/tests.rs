@@ -54,6 +54,7 @@ files:
 - {path: run, directory: true}
 - {path: boot//x, contents: x, mode: \"0755\"}
 volumes: [{name: w, debian: {packages: [aa]}}]
+services: [{name: t, builtin: ntp}]
 ";
 
 #[test]

@@ -13,6 +13,7 @@ use std::collections::BTreeMap;
 
 use serde_json::{Map, Value, json};
 
+use super::builtin;
 use super::grammar::{CAPABILITIES, LIMITS, NAME_MAX_BYTES};
 use table::{LABEL, SYSTEM};
 
@@ -90,6 +91,8 @@ enum Rule {
     Free,
     /// Exactly one of `image` and `debian`.
     OneImage,
+    /// Exactly one of these and `builtin`, which not every other key goes with.
+    OneSource,
     /// At most one of them.
     AtMostOneImage,
     /// At least one of the keys that say what a file holds.
@@ -164,6 +167,14 @@ fn object(object: &Object, definitions: &mut Definitions) -> Value {
         Rule::Free => {}
         Rule::OneImage => {
             schema["oneOf"] = json!([{"required": ["image"]}, {"required": ["debian"]}]);
+        }
+        Rule::OneSource => {
+            let one = |key| json!({"required": [key]});
+            schema["oneOf"] = json!([one("image"), one("debian"), one("builtin")]);
+            schema["anyOf"] = json!([
+                {"not": one("builtin")},
+                {"propertyNames": {"enum": builtin::KEYS}},
+            ]);
         }
         Rule::AtMostOneImage => schema["not"] = json!({"required": ["image", "debian"]}),
         Rule::Content => {

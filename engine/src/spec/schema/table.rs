@@ -1,6 +1,7 @@
 //! Every key of a description: its type and what it is for, in the words an editor shows.
 
 use super::Kind::{Any, Bool, Like, List, Map, Number, Some, Strings, Text, Usually, Words};
+use super::builtin::JOBS;
 use super::{Key, Kind, Object, Pattern, Rule};
 
 /// One line a key: `"name": kind, "text";`.
@@ -138,6 +139,7 @@ const ENTRY: &[Key] = keys! {
     "name": Like(Pattern::ContainerName), "Name of the container and of its directory.";
     "image": Like(Pattern::Image), IMAGE_TEXT;
     "debian": Map(&DEBIAN), DEBIAN_TEXT;
+    "builtin": Words(JOBS), "A job that kiln's own init does itself, in place of an image.";
 };
 
 /// One item of `onboot`, `onshutdown` or `services`.
@@ -145,7 +147,7 @@ pub(super) static CONTAINER: Object = Object {
     name: "container",
     keys: &[ENTRY, CONFIG],
     required: &["name"],
-    rule: Rule::OneImage,
+    rule: Rule::OneSource,
 };
 
 /// What an image says about how to run it.
@@ -166,7 +168,7 @@ const CONFIG: &[Key] = keys! {
     "binds.add": BINDS, "Binds beside those of the image's label.";
     "devices": DEVICES, "Device nodes, with leave to use them.";
     "tmpfs": List(&Like(Pattern::Tmpfs)), "DESTINATION[:OPTIONS], file systems in memory.";
-    "command": TEXTS, "Command and arguments; the image's entrypoint and command without it.";
+    "command": TEXTS, "Command and arguments; the image's entrypoint and command without it. Of a built-in job its arguments.";
     "env": TEXTS, "Environment, NAME=VALUE; replaces the image's.";
     "cwd": Text, "Working directory; the image's, or /, without it.";
     "net": NAMESPACE_OR_NONE, "Network namespace: host (default), new, none (a new one), or the path of one.";

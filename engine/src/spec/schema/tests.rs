@@ -27,6 +27,11 @@ const ONLY_THE_DECODER: &[&str] = &[
     "nothing to put there",
     // Arithmetic.
     "is not a page size",
+    // What a job cannot have, below the keys that it takes.
+    "rules stand beside builtin",
+    "kiln.user stands beside builtin",
+    "kiln.terminal stands beside builtin",
+    "kiln.ready stands beside builtin",
     // What a template stands for: the schema sees the template, the decoder its resolution.
     "\"org/x:1\"",
 ];
@@ -171,12 +176,16 @@ fn sample(what: Kind, tape: &mut Tape<'_>) -> Value {
                 }
             }
             let wanted = match object.rule {
-                Rule::OneImage => "image",
+                Rule::OneImage | Rule::OneSource => "image",
                 Rule::Content => "contents",
                 _ => "",
             };
             let has = |key: &str| map.contains_key(key);
-            let missing = !has(wanted) && !has("debian") && !has("source") && !has("symlink");
+            let missing = !has(wanted)
+                && !has("debian")
+                && !has("builtin")
+                && !has("source")
+                && !has("symlink");
             if let Some(key) = object.keys().find(|key| key.name == wanted && missing) {
                 map.insert(wanted.into(), sample(key.kind, tape));
             }
@@ -333,6 +342,7 @@ fn accepts(root: &Value, schema: &Value, value: &Value) -> bool {
             .filter(|one| of(one))
             .count()
     };
+    let of_key = |rule: &Value, key: &str| accepts(root, rule, &key.into());
     let integer = |bound: &Value| {
         bound
             .as_i64()
@@ -396,6 +406,9 @@ fn accepts(root: &Value, schema: &Value, value: &Value) -> bool {
                         rule => accepts(root, rule, value),
                     })
             }),
+            "propertyNames" => value
+                .as_object()
+                .is_none_or(|map| map.keys().all(|key| of_key(rule, key))),
             "items" => value
                 .as_array()
                 .is_none_or(|items| items.iter().all(|item| accepts(root, rule, item))),

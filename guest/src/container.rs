@@ -29,8 +29,8 @@ use crate::policy::{Main, Ready};
 use crate::ready::Notify;
 use crate::spec::NamespaceKind;
 use crate::{
-    bpf, cgroup, hooks, mount_attributes, namespaces, netlink, process, rootfs, say, sys, terminal,
-    users,
+    bpf, builtin, cgroup, hooks, mount_attributes, namespaces, netlink, process, rootfs, say, sys,
+    terminal, users,
 };
 
 /// Longest error text taken from a child.
@@ -250,6 +250,9 @@ fn become_container(
     rustix::process::setsid().context(|| "setsid")?;
     standard_streams(&ends)?;
     let _ = { ends.gate }.read(&mut [0]);
+    if builtin::is_job(config) {
+        return builtin::become_job(config);
+    }
 
     if config.namespace(NamespaceKind::User).is_some() {
         process::become_root()?;

@@ -28,6 +28,7 @@ mod spec;
 mod volumes;
 
 mod bpf;
+mod builtin;
 mod cgroup;
 mod container;
 mod exec;

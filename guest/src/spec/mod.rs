@@ -12,6 +12,7 @@ mod runtime;
 
 use std::collections::BTreeMap;
 
+use crate::builtin;
 use crate::error::{Context, Error, Result};
 use crate::json::{self, record};
 pub(crate) use linux::{
@@ -109,11 +110,29 @@ record! {
     }
 }
 
+impl Hooks {
+    /// Returns those of every point.
+    pub(crate) fn all(&self) -> impl Iterator<Item = &Hook> {
+        let points = [
+            &self.prestart,
+            &self.create_runtime,
+            &self.create_container,
+            &self.start_container,
+            &self.poststart,
+            &self.poststop,
+        ];
+        points.into_iter().flatten()
+    }
+}
+
 impl Config {
     /// Parses and checks `config.json`.
     pub(crate) fn parse(bytes: &[u8]) -> Result<Self> {
-        let config: Self = json::parse(bytes).context(|| "config.json")?;
-        config.check()?;
+        let mut config: Self = json::parse(bytes).context(|| "config.json")?;
+        match builtin::is_job(&config) {
+            true => builtin::settle(&mut config)?,
+            false => config.check()?,
+        }
         Ok(config)
     }
 
@@ -132,17 +151,7 @@ impl Config {
         if let Some((member, _)) = refused.iter().find(|(_, present)| *present) {
             return Err(Error::new(format!("config.json: {member}: not supported")));
         }
-        let hooks = &self.hooks;
-        let mut hooks = [
-            &hooks.prestart,
-            &hooks.create_runtime,
-            &hooks.create_container,
-            &hooks.start_container,
-            &hooks.poststart,
-            &hooks.poststop,
-        ]
-        .into_iter()
-        .flatten();
+        let mut hooks = self.hooks.all();
         let mapped = [&linux.uid_mappings, &linux.gid_mappings];
         let missing = [
             ("root.path is empty", self.root.path.is_empty()),

@@ -21,7 +21,7 @@ use crate::log::{Journal, Output};
 use crate::policy::Main;
 use crate::service::{Service, State};
 use crate::session::{self, Kind, Request, Said, Session};
-use crate::{alive, policy, say};
+use crate::{alive, builtin, policy, say};
 
 const USAGE: &str = "\
 kilnctl COMMAND: what runs in this system
@@ -408,6 +408,10 @@ impl Supervisor {
         let mut all = self.containers.iter_mut().filter(|c| c.is_up());
         let running = all.find(named).ok_or_else(|| not_running(name))?;
         let bundle = &mut running.bundle;
+        if builtin::is_job(&bundle.config) {
+            let why = "a built-in job, which has no root to run a program in";
+            return Err(Error::new(format!("exec: {name} is {why}")));
+        }
         wanted.user.clone_from(&bundle.policy.user);
         let group = running.cgroup.as_deref();
         exec::start(&mut bundle.config, running.pid, group, &wanted).map(Program::new)

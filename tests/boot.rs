@@ -170,7 +170,7 @@ fn onboot_runs_in_order_and_the_system_ends_cleanly() {
     );
 }
 
-fn assert_order(console: &str, texts: &[&str]) {
+pub(super) fn assert_order(console: &str, texts: &[&str]) {
     let at = |text: &&str| {
         console
             .find(text)

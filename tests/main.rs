@@ -10,6 +10,7 @@ mod acceptance;
 mod bench;
 mod boot;
 mod build;
+mod builtin;
 mod cache;
 mod chaos;
 mod ci;

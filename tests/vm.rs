@@ -64,7 +64,7 @@ impl Machine {
         String::from_utf8_lossy(&fs::read(log).unwrap_or_default()).into_owned()
     }
 
-    fn expect(&self, text: &str) {
+    pub(super) fn expect(&self, text: &str) {
         let began = Instant::now();
         while !self.console().contains(text) {
             assert!(

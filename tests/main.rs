@@ -18,6 +18,7 @@ mod collect;
 mod companions;
 mod debian;
 mod descriptions;
+mod disks;
 mod docker;
 mod failures;
 mod linuxkit;

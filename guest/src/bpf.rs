@@ -128,6 +128,8 @@ const EXIT: u8 = 0x95;
 const STORE: u8 = 0x62;
 const ADD: u8 = 0x07;
 const CALL: u8 = 0x85;
+/// `BPF_JMP32 | BPF_JEQ | BPF_K`.
+const IF: u8 = 0x16;
 /// The end of the stack.
 const FRAME: u8 = 10;
 /// `BPF_FUNC_setsockopt`.
@@ -208,11 +210,14 @@ pub(crate) fn filter_devices(group: &Path, own: &[DeviceRule]) -> Result<()> {
     }
 }
 
-/// Gives every socket of a group `SO_REUSEPORT` before it is bound, so that it may listen where
+/// Gives every socket of a group `SO_REUSEPORT` before it is bound to a port of its choice, so that it may listen where
 /// another does already (Linux 5.12).
 pub(crate) fn reuse_ports(group: &Path) -> Result<()> {
     // setsockopt(context, SOL_SOCKET, SO_REUSEPORT, &1, 4): arguments are the registers from 1 on.
+    // The port is in the context, `struct bpf_sock_addr`, at 24.
     let program = [
+        instruction(LOAD, 2, CONTEXT, 24, 0),
+        instruction(IF, 2, 0, 7, 0),
         instruction(STORE, FRAME, 0, -4, 1),
         instruction(SET, 2, 0, 0, libc::SOL_SOCKET),
         instruction(SET, 3, 0, 0, libc::SO_REUSEPORT),

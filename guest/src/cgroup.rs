@@ -158,9 +158,9 @@ pub(crate) fn usage(path: &Path) -> Usage {
     }
 }
 
-/// Removes a group that is empty; one in use stays.
-pub(crate) fn remove(path: &Path) {
-    let _ = fs::remove_dir(path);
+/// Removes a group that is empty; one in use stays. Returns whether it is gone.
+pub(crate) fn remove(path: &Path) -> bool {
+    fs::remove_dir(path).is_ok() || !path.exists()
 }
 
 /// Enables the controllers that `settings` belong to, from the root down to the group's parent.

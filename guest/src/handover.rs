@@ -55,23 +55,27 @@ impl Party {
     }
 
     fn listeners(&self) -> Vec<Borrowed> {
-        let borrow = |held: Held| -> Option<Borrowed> {
-            let process = pidfd_open(held.process, PidfdFlags::empty()).ok()?;
-            let fd = pidfd_getfd(&process, held.descriptor, PidfdGetfdFlags::empty()).ok()?;
-            let socket = held.socket;
-            Some(Borrowed { socket, fd })
-        };
         let all = self.sockets(|socket| socket.listens);
         all.into_iter().filter_map(borrow).collect()
     }
 
+    /// Returns on how many sockets this party listens.
+    pub(crate) fn count(&self) -> usize {
+        self.sockets(|socket| socket.listens).len()
+    }
+
     /// Lets others listen where this party does.
     pub(crate) fn share(&self) -> Result<()> {
-        for listener in self.listeners() {
-            rustix::net::sockopt::set_socket_reuseport(&listener.fd, true)
-                .context(|| format!("share port {}", listener.socket.port))?;
+        let listeners = self.listeners();
+        let is_theirs = |port| listeners.iter().any(|it| it.socket.port == port);
+        // Connections, too: a port is taken as long as one without the option is bound to it.
+        let connected = self.sockets(|socket| !socket.listens && is_theirs(socket.port));
+        let connected = connected.into_iter().filter_map(borrow);
+        for it in connected.chain(self.listeners()) {
+            rustix::net::sockopt::set_socket_reuseport(&it.fd, true)
+                .context(|| format!("share port {}", it.socket.port))?;
         }
-        // Of our network namespace, which is theirs.
+        // Of our network namespace, which is theirs unless they joined another.
         if let Err(cause) = fs::write(MIGRATE, "1") {
             say!("{MIGRATE}: {cause}");
         }
@@ -91,9 +95,18 @@ impl Party {
     }
 }
 
-/// Steers new connections, wherever both parties listen.
-pub(crate) fn steer(old: &Party, new: &Party, to: To) {
+/// Opens a socket of somebody else's here, too; none if it is gone.
+fn borrow(held: Held) -> Option<Borrowed> {
+    let process = pidfd_open(held.process, PidfdFlags::empty()).ok()?;
+    let fd = pidfd_getfd(&process, held.descriptor, PidfdGetfdFlags::empty()).ok()?;
+    let socket = held.socket;
+    Some(Borrowed { socket, fd })
+}
+
+/// Steers new connections, wherever both parties listen. Returns to how many sockets.
+pub(crate) fn steer(old: &Party, new: &Party, to: To) -> usize {
     let (before, after) = (old.listeners(), new.listeners());
+    let mut steered = 0;
     for (index, listener) in after.iter().enumerate() {
         let is_same = |other: &&Borrowed| same_group(&other.socket, &listener.socket);
         // Once for each group.
@@ -109,10 +122,14 @@ pub(crate) fn steer(old: &Party, new: &Party, to: To) {
             To::Old => (0, first),
             To::New => (first, count),
         };
-        if let Err(cause) = sys::steer_connections(listener.fd.as_fd(), from as u32, among as u32) {
-            say!("steer port {}: {cause}", listener.socket.port);
+        let by_hash = listener.socket.protocol == Protocol::Udp;
+        let fd = listener.fd.as_fd();
+        match sys::steer_connections(fd, from as u32, among as u32, by_hash) {
+            Ok(()) => steered += among,
+            Err(cause) => say!("steer port {}: {cause}", listener.socket.port),
         }
     }
+    steered
 }
 
 /// Leaves it to the kernel again whom connections go to.
@@ -162,9 +179,9 @@ mod tests {
                 assert_eq!(client.read(&mut [0]).unwrap(), 0);
             }
         };
-        sys::steer_connections(new.as_fd(), 0, 1).unwrap();
+        sys::steer_connections(new.as_fd(), 0, 1, false).unwrap();
         comes_to(&old);
-        sys::steer_connections(new.as_fd(), 1, 1).unwrap();
+        sys::steer_connections(new.as_fd(), 1, 1, false).unwrap();
         comes_to(&new);
         drop(old);
         comes_to(&new);

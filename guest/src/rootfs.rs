@@ -61,9 +61,10 @@ impl Inside {
     }
 
     /// Opens a directory, made with its parents if missing.
-    pub(crate) fn directory(&self, path: &str) -> Result<OwnedFd> {
-        self.make(Path::new(path), true, LINKS_MAX)
-            .context(|| format!("{path}: make directory in the container"))
+    pub(crate) fn directory(&self, path: impl AsRef<Path>) -> Result<OwnedFd> {
+        let path = path.as_ref();
+        self.make(path, true, LINKS_MAX)
+            .context(|| format!("{}: make directory in the container", path.display()))
     }
 
     /// Opens a file, made empty (and its parents) if missing.
@@ -350,7 +351,7 @@ fn node(inside: &Inside, device: &Device) -> Result<()> {
         return Err(Error::new(format!("device {:?}: not a path", device.path)));
     };
     let make = || -> Result<()> {
-        let parent = inside.directory(&parent.to_string_lossy())?;
+        let parent = inside.directory(parent)?;
         let mode = Mode::from_raw_mode(device.file_mode.unwrap_or(0o666) & 0o7777);
         let number = rustix::fs::makedev(device.major, device.minor);
         match rustix::fs::mknodat(&parent, name, kind, mode, number) {

@@ -49,6 +49,13 @@ pub(crate) enum State {
     Ended(String),
 }
 
+impl State {
+    /// Returns whether the service has this process.
+    pub(crate) fn is_of(&self, process: Pid) -> bool {
+        matches!(self, Self::Running { pid, .. } if *pid == process)
+    }
+}
+
 /// What a service is to be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Intent {
@@ -85,6 +92,11 @@ impl Service {
     /// Returns whether it is as it was asked to be: ready, and not about to end.
     pub(crate) fn is_up(&self) -> bool {
         self.is_ready() && self.intent == Intent::Up
+    }
+
+    /// Returns whether it is not to be stopped.
+    pub(crate) fn is_wanted(&self) -> bool {
+        self.intent != Intent::Down
     }
 
     /// Returns whether it was ready, or may become so without others.

@@ -342,15 +342,15 @@ impl Session {
     }
 
     fn request(&mut self) -> Result<Option<Said>> {
-        let end = self.input.iter().position(|byte| *byte == b'\n');
-        let Some(end) = end.filter(|end| *end <= REQUEST_BYTES_MAX) else {
-            return match self.input.len() {
-                0..=REQUEST_BYTES_MAX => Ok(None),
-                _ => Err(Error::new("request too long")),
-            };
+        let request = self.read_request();
+        if request.is_err() {
+            // Whatever follows is of it, up to the next mark.
+            self.next = Next::Rests;
+            self.input.clear();
+        }
+        let Some(request) = request? else {
+            return Ok(None);
         };
-        let line: Vec<u8> = self.input.drain(..=end).collect();
-        let request: Request = json::parse(&line).context(|| "request")?;
         self.next = Next::Frames;
         if request.number != 0 && request.number == self.number {
             return self.said();
@@ -363,6 +363,18 @@ impl Session {
         let number = request.number.to_le_bytes();
         self.output.extend(frame(Kind::Begin, &number));
         Ok(Some(Said::Request(request)))
+    }
+
+    fn read_request(&mut self) -> Result<Option<Request>> {
+        let end = self.input.iter().position(|byte| *byte == b'\n');
+        let Some(end) = end.filter(|end| *end <= REQUEST_BYTES_MAX) else {
+            return match self.input.len() {
+                0..=REQUEST_BYTES_MAX => Ok(None),
+                _ => Err(Error::new("request too long")),
+            };
+        };
+        let line: Vec<u8> = self.input.drain(..=end).collect();
+        json::parse(&line).context(|| "request").map(Some)
     }
 
     /// Lets the client send more, with so much of what it sent still waiting.
@@ -410,6 +422,8 @@ impl Session {
         if self.next != Next::Request {
             self.next = Next::Rests;
             self.input.clear();
+            // One that is sent again was not answered.
+            self.number = 0;
         }
         self.output.clear();
         self.look();
@@ -513,6 +527,9 @@ mod tests {
                 said = session.said();
             }
             assert!(said.is_err(), "{bad:?}");
+            // The next one is heard.
+            session.take(&marked(fine));
+            assert!(matches!(session.said(), Ok(Some(Said::Request(_)))));
         }
         // Who does not keep to the window.
         let (mut session, _client) = pair();

@@ -28,7 +28,7 @@ pub(crate) struct Socket {
     pub(crate) port: u16,
     /// It waits for whoever comes.
     pub(crate) listens: bool,
-    /// It is neither listening nor on its way out: somebody is connected.
+    /// Somebody is connected, or was until just now.
     pub(crate) is_busy: bool,
     /// Connections that have come and are not accepted yet.
     pub(crate) queue: u32,

@@ -424,12 +424,13 @@ fn set_option(
 }
 
 /// Has the sockets that listen beside this one get their connections by a classic BPF program: those
-/// with the numbers `first..first + count` of the group, by the hash of who comes
-/// (`SO_ATTACH_REUSEPORT_CBPF`, socket(7)).
+/// with the numbers `first..first + count` of the group, at random, or `by_hash` of who comes where it
+/// matters that he comes to the same one again (`SO_ATTACH_REUSEPORT_CBPF`, socket(7)).
 pub(crate) fn steer_connections(
     listener: BorrowedFd<'_>,
     first: u32,
     count: u32,
+    by_hash: bool,
 ) -> io::Result<()> {
     let step = |code: u32, k: u32| libc::sock_filter {
         code: code as u16,
@@ -437,9 +438,13 @@ pub(crate) fn steer_connections(
         jf: 0,
         k,
     };
-    let hash = (libc::SKF_AD_OFF + libc::SKF_AD_RXHASH) as u32;
+    let number = match by_hash {
+        true => libc::SKF_AD_RXHASH,
+        false => libc::SKF_AD_RANDOM,
+    };
+    let number = (libc::SKF_AD_OFF + number) as u32;
     let mut program = [
-        step(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, hash),
+        step(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, number),
         step(libc::BPF_ALU | libc::BPF_MOD | libc::BPF_K, count.max(1)),
         step(libc::BPF_ALU | libc::BPF_ADD | libc::BPF_K, first),
         // `BPF_A`: what has been computed.

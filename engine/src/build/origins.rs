@@ -155,9 +155,10 @@ impl Planner<'_> {
         match image {
             ImageSource::Image(text) => self.named(text, at),
             ImageSource::Debian(debian) => self.debian(debian, at),
-            ImageSource::Builtin(job) => {
-                Err(one(at, format!("the built-in job {job} has no files")))
-            }
+            ImageSource::Builtin(job) => Err(BuildError::usage(
+                format!("the built-in job {job} has no files"),
+                "this is a bug in kiln",
+            )),
         }
     }
 

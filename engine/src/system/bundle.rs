@@ -136,10 +136,9 @@ fn root_mounts(readonly: bool, bundle: &str, layers: &[&str]) -> Vec<Mount> {
     };
     let layers: Vec<String> = layers.iter().map(|layer| format!("/{layer}")).collect();
     let lower = format!("lowerdir={}", layers.join(":"));
-    match (readonly, layers.as_slice()) {
-        (true, [only]) => return vec![mount("rootfs", "", only, vec!["bind".to_owned()])],
-        (true, _) => return vec![mount("rootfs", "overlay", "overlay", vec![lower])],
-        (false, _) => {}
+    // Of several layers it is writable until its mount points are made.
+    if let (true, [only]) = (readonly, layers.as_slice()) {
+        return vec![mount("rootfs", "", only, vec!["bind".to_owned()])];
     }
     let overlay = vec![
         lower,

@@ -13,6 +13,7 @@ mod running;
 mod serve;
 
 use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, poll};
@@ -30,7 +31,7 @@ use crate::power::Button;
 use crate::service::{Services, State};
 use crate::spec::ConsoleSize;
 use crate::uevent::{Event, Uevents};
-use crate::{bundle, console, machine, say, sys};
+use crate::{bundle, cgroup, console, machine, say, sys};
 use replace::Replacement;
 use running::Running;
 use serve::{Conversation, send};
@@ -99,6 +100,10 @@ pub(crate) struct Supervisor {
     /// Bundles of services that have been read but not started yet.
     fresh: Vec<Bundle>,
     replacements: Vec<Replacement>,
+    /// Control groups of containers that have ended, with processes that have not.
+    groups: Vec<PathBuf>,
+    /// Places for bundles that were given away.
+    places: u32,
     /// A service has ended or was added: others may wait for it in vain.
     services_changed: bool,
     network: Option<Network>,
@@ -152,6 +157,8 @@ impl Supervisor {
             services: Services::default(),
             fresh: Vec::new(),
             replacements: Vec::new(),
+            groups: Vec::new(),
+            places: 0,
             services_changed: false,
             network: None,
             button: None,
@@ -428,6 +435,11 @@ impl Supervisor {
             Some(fresh) => Ok(self.fresh.swap_remove(fresh)),
             None => Bundle::read(&directory, Phase::Service),
         };
+        let shares = self.has_two(&id);
+        let bundle = bundle.map(|mut bundle| {
+            bundle.shares_ports = shares;
+            bundle
+        });
         match self.start(bundle, &id, Phase::Service) {
             Some(pid) => self.services.started(index, pid, now),
             None => {
@@ -609,6 +621,7 @@ impl Supervisor {
                 self.program_ended(pid, status);
             }
         }
+        self.groups.retain(|group| !cgroup::remove(group));
     }
 
     /// Reports and tidies up containers that have ended.
@@ -618,7 +631,8 @@ impl Supervisor {
             let dead = self.containers.remove(index);
             // Its control group knows why.
             let (succeeded, how) = dead.end();
-            dead.clear_away();
+            let left = dead.clear_away().map(Path::to_owned);
+            self.groups.extend(left);
             // What it wrote comes before what became of it.
             for (pid, stream) in &mut self.streams {
                 if *pid == dead.pid && !stream.ended && !stream.held {
@@ -626,7 +640,7 @@ impl Supervisor {
                 }
             }
             let is_service = dead.bundle.phase == Phase::Service;
-            let replaced = self.replacement_ended(&dead, &how);
+            let replaced = self.replacement_ended(&dead, &how, now);
             let expected = replaced || self.ending && is_service;
             if !succeeded && !expected {
                 self.failures += 1;
@@ -682,7 +696,7 @@ impl Supervisor {
 }
 
 /// Reads a container's bundle, with its name.
-pub(crate) fn read(directory: &std::path::Path, phase: Phase) -> (String, Result<Bundle>) {
+pub(crate) fn read(directory: &Path, phase: Phase) -> (String, Result<Bundle>) {
     let id = directory.file_name().unwrap_or_default().to_string_lossy();
     (id.into_owned(), Bundle::read(directory, phase))
 }

@@ -23,8 +23,10 @@ use crate::spec::NamespaceKind;
 use crate::tar::Unpacker;
 use crate::{alive, say};
 
-/// Between two looks whether the old one's clients have left.
-const LOOK: Duration = Duration::from_millis(50);
+/// Between two looks whether the new one listens, and whether the old one's clients have left: at
+/// first, and at last.
+const LOOK_MIN: Duration = Duration::from_millis(20);
+const LOOK_MAX: Duration = Duration::from_secs(1);
 /// One that does not say when it is ready is taken once it has run for so long.
 const SETTLE: Duration = Duration::from_secs(1);
 /// Lines of its log that explain why a new one was not taken.
@@ -57,11 +59,9 @@ pub(super) struct Replacement {
     policy: Policy,
     before: Before,
     stage: Stage,
-    /// When the new one has to be ready.
+    /// When a new one that runs beside the old one has to be ready.
     limit: Instant,
     wait: Duration,
-    /// When it has run for long enough.
-    settled: Option<Instant>,
 }
 
 /// What is replaced.
@@ -75,15 +75,36 @@ struct Before {
 #[derive(Debug)]
 enum Stage {
     /// The new one runs beside the old one, and is not ready, or will not be any more.
-    Beside { new: Party, is_late: bool },
+    Beside {
+        new: Party,
+        is_late: bool,
+        look: Instant,
+        /// Sockets of the new one whose connections go to the old one.
+        steered: usize,
+    },
     /// The old one has clients.
-    Draining { look: Instant, until: Instant },
+    Draining {
+        look: Instant,
+        wait: Duration,
+        until: Instant,
+    },
     /// The old one has been told to end.
     Ending { kill_at: Option<Instant> },
-    /// The new one is started where the old one was; its process, once it has one.
-    Instead(Option<Pid>),
+    /// The new one is started where the old one was.
+    Instead(Instead),
     /// It is over, and how.
     Over(std::result::Result<(), String>),
+}
+
+/// How far a new one is that is started where the old one was.
+#[derive(Debug, Clone, Copy)]
+enum Instead {
+    /// The old one has not ended.
+    Before,
+    /// It has, and the new one has no process yet.
+    Between,
+    /// The new one has this process, and is to be taken at that time, or to be ready by then.
+    After(Pid, Instant),
 }
 
 impl Arrival {
@@ -102,8 +123,8 @@ impl Arrival {
 }
 
 impl Supervisor {
-    /// Returns what a replacement has to build upon.
-    pub(super) fn replacement_ground(&self, id: &str) -> Result<String> {
+    /// Returns what a replacement has to build upon, and a place for it, which nobody else gets.
+    pub(super) fn replacement_ground(&mut self, id: &str) -> Result<String> {
         let service = self.service(id)?;
         let layers = |directory: &Path| {
             let bundle = Bundle::read(directory, Phase::Service);
@@ -114,12 +135,14 @@ impl Supervisor {
         };
         let directory = &service.directory;
         let tree = fs::read_to_string(directory.join("tree")).unwrap_or_default();
+        let place = Path::new(REPLACEMENTS).join((self.places + 1).to_string());
         let ground = json!({
-            "directory": next_directory(id),
+            "directory": place.join(&service.id),
             "layers": layers(directory),
             "tree": tree.trim(),
             "first": layers(&bundle::directory(Phase::Service, &service.id)),
         });
+        self.places += 1;
         Ok(format!("{ground}\n"))
     }
 
@@ -131,16 +154,16 @@ impl Supervisor {
             return Err(Error::new(format!("{id}: {why}")));
         }
         let is_replaced = |r: &Replacement| r.id == id && !matches!(r.stage, Stage::Over(_));
-        if self.replacements.iter().any(is_replaced) {
+        if self.replacements.iter().any(is_replaced) || self.is_arriving(&id) {
             return Err(Error::new(format!("{id} is being replaced already")));
         }
-        // Of those that nobody has asked how they went.
-        self.replacements.retain(|other| other.id != id);
         let directory = PathBuf::from(directory);
-        if directory != next_directory(&id) {
-            return Err(Error::new(format!(
-                "{id} has been replaced by somebody else meanwhile; try again"
-            )));
+        let is_ours = number_of(&directory).is_some_and(|number| number <= self.places)
+            && directory.file_name().is_some_and(|name| *name == *id)
+            && !directory.exists();
+        if !is_ours {
+            let place = directory.display();
+            return Err(Error::new(format!("{place} was not given to {id}")));
         }
         make_room()?;
         make_directories(&directory)?;
@@ -174,17 +197,16 @@ impl Supervisor {
             number: number_of(&arrival.directory).unwrap_or(0),
             directory: arrival.directory.clone(),
             policy: bundle.policy.clone(),
-            stage: Stage::Instead(None),
+            stage: Stage::Instead(Instead::Before),
             limit: now + wanted.wait,
             wait: wanted.wait,
-            settled: None,
             before,
             id,
         };
         match (beside, &replacement.before.party) {
             (true, Some(old)) => {
                 old.share()?;
-                replacement.stage = self.start_beside(bundle, &replacement.id)?;
+                replacement.stage = self.start_beside(bundle, &replacement.id, now)?;
             }
             _ => self.redirect(
                 &replacement.id,
@@ -198,14 +220,19 @@ impl Supervisor {
         Ok(number)
     }
 
-    fn start_beside(&mut self, mut bundle: Bundle, id: &str) -> Result<Stage> {
+    fn start_beside(&mut self, mut bundle: Bundle, id: &str, now: Instant) -> Result<Stage> {
         bundle.shares_ports = true;
         let pid = self.start(Ok(bundle), id, Phase::Service);
-        let pid = pid.ok_or_else(|| Error::new(format!("{id}: the new one cannot be started")))?;
+        let pid = pid.ok_or_else(|| {
+            let why = "the new one cannot be started: see the console; --stop-first may help";
+            Error::new(format!("{id}: {why}"))
+        })?;
         let group = self.running(pid).and_then(|new| new.cgroup.as_deref());
         Ok(Stage::Beside {
             new: Party::new(pid, group),
             is_late: false,
+            look: now,
+            steered: 0,
         })
     }
 
@@ -231,11 +258,19 @@ impl Supervisor {
     /// Notes that a process can be relied on, which may be that of a replacement.
     pub(super) fn replacement_ready(&mut self, pid: Pid, now: Instant) {
         let mut all = self.replacements.iter_mut();
-        let replacement =
-            all.find(|r| matches!(&r.stage, Stage::Beside { new, .. } if new.pid == pid));
+        let replacement = all.find(
+            |r| matches!(&r.stage, Stage::Beside { new, is_late: false, .. } if new.pid == pid),
+        );
         let Some(replacement) = replacement else {
             return;
         };
+        // Somebody may have stopped the service meanwhile: then there is to be none.
+        let service = self.services.find(&replacement.id);
+        if service.is_some_and(|service| !service.is_wanted()) {
+            let new = self.containers.iter().find(|c| c.pid == pid);
+            new.into_iter().for_each(Running::kill);
+            return;
+        }
         // The old one may have ended meanwhile, and have been started again.
         let old = self.services.find(&replacement.id);
         let old = old.and_then(|service| {
@@ -245,7 +280,11 @@ impl Supervisor {
         });
         replacement.before.party = old.map(|old| Party::new(old.pid, old.cgroup.as_deref()));
         let until = now + replacement.before.policy.stop_wait;
-        let draining = Stage::Draining { look: now, until };
+        let draining = Stage::Draining {
+            look: now,
+            wait: LOOK_MIN,
+            until,
+        };
         let stage = std::mem::replace(&mut replacement.stage, draining);
         if let (Stage::Beside { new, .. }, Some(old)) = (stage, &replacement.before.party) {
             handover::steer(old, &new, To::New);
@@ -257,50 +296,88 @@ impl Supervisor {
 
     /// Takes notice of the end of a process of a service. Returns whether it was one that is, or
     /// was to be, replaced: then the service as such has not ended.
-    pub(super) fn replacement_ended(&mut self, dead: &Running, how: &str) -> bool {
-        for replacement in &mut self.replacements {
-            let is_old = replacement.is_old(dead.pid);
-            match &replacement.stage {
-                Stage::Beside { new, is_late } if new.pid == dead.pid => {
-                    let why = match is_late {
-                        true => replacement.not_ready(),
-                        false => format!("the new one {how} before it was ready"),
-                    };
-                    replacement.fail(why);
-                    return true;
-                }
-                Stage::Draining { .. } | Stage::Ending { .. } if is_old => return true,
-                Stage::Instead(_) if replacement.id == dead.bundle.id => return true,
-                _ => {}
+    pub(super) fn replacement_ended(&mut self, dead: &Running, how: &str, now: Instant) -> bool {
+        let replacement = self
+            .replacements
+            .iter_mut()
+            .find(|r| r.id == dead.bundle.id && !matches!(r.stage, Stage::Over(_)));
+        let Some(replacement) = replacement else {
+            return false;
+        };
+        let is_old = replacement.is_old(dead.pid);
+        let old = replacement.before.party.clone();
+        match (&replacement.stage, old) {
+            (Stage::Beside { new, is_late, .. }, old) if new.pid == dead.pid => {
+                let why = match is_late {
+                    true => replacement.not_ready(),
+                    false => format!("the new one {how} before it was ready"),
+                };
+                old.iter().for_each(handover::let_go);
+                replacement.fail(why);
+                true
             }
+            (Stage::Draining { .. }, Some(old)) if !is_old => {
+                // The old one has not been told to end.
+                let (id, before) = (&replacement.id, &replacement.before);
+                let (directory, policy) = (&before.directory, &before.policy);
+                self.services.take_over(id, directory, policy, old.pid, now);
+                handover::let_go(&old);
+                let why = format!("the new one {how} while the old one had clients");
+                replacement.fail(why);
+                true
+            }
+            (Stage::Draining { .. } | Stage::Ending { .. }, _) => is_old,
+            (Stage::Instead(_), _) => true,
+            _ => false,
         }
-        false
+    }
+
+    /// Returns whether sockets of a service may have to be bound where others of it are.
+    pub(super) fn has_two(&self, id: &str) -> bool {
+        let two = |stage: &Stage| {
+            matches!(
+                stage,
+                Stage::Beside { .. } | Stage::Draining { .. } | Stage::Ending { .. }
+            )
+        };
+        self.replacements
+            .iter()
+            .any(|r| r.id == id && two(&r.stage))
     }
 
     /// Goes on with everything that is being replaced.
     pub(super) fn advance_replacements(&mut self, now: Instant) {
-        for index in 0..self.replacements.len() {
-            let mut replacement = self.replacements.remove(index);
-            self.advance_replacement(&mut replacement, now);
-            self.replacements.insert(index, replacement);
+        let mut all = std::mem::take(&mut self.replacements);
+        for replacement in &mut all {
+            self.advance_replacement(replacement, now);
         }
+        // How those went that nobody waits for is on the console.
+        all.retain(|r| !matches!(r.stage, Stage::Over(_)) || self.is_awaited(r.number));
+        self.replacements = all;
     }
 
     fn advance_replacement(&mut self, replacement: &mut Replacement, now: Instant) {
         let old = replacement.before.party.clone();
         match &mut replacement.stage {
-            Stage::Beside { new, is_late } if !*is_late => {
+            Stage::Beside {
+                new,
+                is_late: is_late @ false,
+                look,
+                steered,
+            } if *look <= now => {
+                *look = now + LOOK_MIN;
                 // It may listen before it is ready.
-                if let Some(old) = &old {
-                    handover::steer(old, new, To::Old);
+                if let Some(old) = old.filter(|_| new.count() != *steered) {
+                    *steered = handover::steer(&old, new, To::Old);
                 }
                 if replacement.limit <= now {
                     *is_late = true;
                     self.kill(new.pid);
                 }
             }
-            Stage::Draining { look, until } if *look <= now => {
-                *look = now + LOOK;
+            Stage::Draining { look, wait, until } if *look <= now => {
+                *look = now + *wait;
+                *wait = (*wait * 2).min(LOOK_MAX);
                 let is_gone = old
                     .as_ref()
                     .is_none_or(|old| self.running(old.pid).is_none());
@@ -320,34 +397,52 @@ impl Supervisor {
                     _ => {}
                 }
             }
-            Stage::Instead(first) => {
-                let Some(service) = self.services.find(&replacement.id) else {
-                    return;
-                };
-                let is_old = |pid: Pid| old.as_ref().is_some_and(|old| old.pid == pid);
-                let pid = service.pid().filter(|pid| !is_old(*pid));
-                *first = first.or(pid);
-                let why = match &service.state {
-                    State::Ended(how) => format!("the new one {how}"),
-                    // The old one has not ended, or the new one not been started.
-                    _ if first.is_none() => return,
-                    _ if *first != pid => "the new one ended at once".to_owned(),
-                    State::Running { since, .. } if service.is_up() => {
-                        let settles = replacement.policy.ready == Ready::Started;
-                        let settled = *since + SETTLE;
-                        replacement.settled = Some(settled).filter(|_| settles);
-                        match settles && now < settled {
-                            true => return,
-                            false => return self.finish_replacement(replacement),
-                        }
-                    }
-                    _ if replacement.limit <= now => replacement.not_ready(),
-                    _ => return,
-                };
-                self.roll_back(replacement, why, now);
-            }
+            Stage::Instead(_) => self.advance_instead(replacement, now),
             Stage::Beside { .. } | Stage::Draining { .. } | Stage::Over(_) => {}
         }
+    }
+
+    fn advance_instead(&mut self, replacement: &mut Replacement, now: Instant) {
+        let (Stage::Instead(stage), Some(service)) =
+            (&mut replacement.stage, self.services.find(&replacement.id))
+        else {
+            return;
+        };
+        let old = replacement.before.party.as_ref().map(|old| old.pid);
+        if service.pid().is_some() && service.pid() == old {
+            return;
+        }
+        if !service.is_wanted() {
+            replacement.fail("it was stopped".to_owned());
+            return;
+        }
+        let settles = replacement.policy.ready == Ready::Started;
+        let why = match (&*stage, &service.state) {
+            (_, State::Ended(how)) => format!("the new one {how}"),
+            (Instead::After(first, _), state) if !state.is_of(*first) => {
+                "the new one ended at once".to_owned()
+            }
+            (Instead::After(_, at), _) if settles && now < *at => return,
+            (Instead::After(..), _) if service.is_up() => {
+                return self.finish_replacement(replacement);
+            }
+            (Instead::After(_, at), _) if now < *at => return,
+            (Instead::After(..), _) => replacement.not_ready(),
+            (_, State::Running { pid, since, .. }) => {
+                let wait = if settles { SETTLE } else { replacement.wait };
+                *stage = Instead::After(*pid, *since + wait);
+                return;
+            }
+            // It was to be started, and was not.
+            (Instead::Between, State::Resting { until }) if now < *until => {
+                "the new one cannot be started: see the console".to_owned()
+            }
+            (_, State::Resting { .. } | State::Waiting) => {
+                *stage = Instead::Between;
+                return;
+            }
+        };
+        self.roll_back(replacement, why, now);
     }
 
     fn end_old(&mut self, replacement: &Replacement, now: Instant) -> Stage {
@@ -378,6 +473,7 @@ impl Supervisor {
         self.redirect(id, &before.directory, &before.policy, now);
         let why = match before.party {
             Some(_) => format!("{why}; the old one is started again"),
+            // It did not run before either.
             None => {
                 self.services.stop(id, false, now);
                 why
@@ -388,8 +484,10 @@ impl Supervisor {
 
     /// Returns how a replacement went, once it is over; then it is forgotten.
     pub(super) fn replacement_outcome(&mut self, number: u32) -> Option<Result<()>> {
-        let mut all = self.replacements.iter();
-        let index = all.position(|r| r.number == number && matches!(r.stage, Stage::Over(_)))?;
+        let index = self.replacements.iter().position(|r| r.number == number)?;
+        if !matches!(self.replacements[index].stage, Stage::Over(_)) {
+            return None;
+        }
         let replacement = self.replacements.remove(index);
         let Stage::Over(Err(why)) = replacement.stage else {
             return Some(Ok(()));
@@ -412,13 +510,15 @@ impl Supervisor {
     /// Returns when a replacement has to be looked at though nothing happens.
     pub(super) fn replacement_deadline(&self) -> Option<Instant> {
         let due = |replacement: &Replacement| match &replacement.stage {
-            Stage::Draining { look, .. } => Some(*look),
-            Stage::Ending { kill_at } => *kill_at,
-            Stage::Beside { is_late: false, .. } | Stage::Instead(Some(_)) => {
-                let settled = replacement.settled.unwrap_or(replacement.limit);
-                Some(replacement.limit.min(settled))
+            Stage::Beside {
+                is_late: false,
+                look,
+                ..
             }
-            Stage::Beside { .. } | Stage::Instead(None) | Stage::Over(_) => None,
+            | Stage::Draining { look, .. } => Some(*look),
+            Stage::Ending { kill_at } => *kill_at,
+            Stage::Instead(Instead::After(_, at)) => Some(*at),
+            Stage::Beside { .. } | Stage::Instead(_) | Stage::Over(_) => None,
         };
         self.replacements.iter().filter_map(due).min()
     }
@@ -447,14 +547,6 @@ fn shares_all(bundle: &Bundle) -> bool {
     !bundle.config.is_new(NamespaceKind::Network)
         && bundle.runtime.interfaces.is_empty()
         && bundle.runtime.bind_ns.wanted().is_empty()
-}
-
-/// Returns where the next bundle goes.
-fn next_directory(id: &str) -> PathBuf {
-    let names = fs::read_dir(REPLACEMENTS).into_iter().flatten().flatten();
-    let numbers = names.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
-    let next = numbers.max().map_or(1, |last| last + 1);
-    Path::new(REPLACEMENTS).join(next.to_string()).join(id)
 }
 
 /// Mounts a file system in memory for bundles, as large as it may be, unless it is there.
@@ -488,7 +580,8 @@ fn remove(directory: &Path) {
             UnmountFlags::DETACH | UnmountFlags::NOFOLLOW,
         );
     }
-    let _ = fs::remove_dir_all(directory.parent().unwrap_or(directory));
+    let _ = fs::remove_dir_all(directory);
+    let _ = directory.parent().map(fs::remove_dir);
 }
 
 /// Removes the bundles of a service that the one it has now is not built upon.

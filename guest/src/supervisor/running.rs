@@ -1,7 +1,7 @@
 //! A container with a process, from its start to the word on how it ended.
 
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, WaitStatus, kill_process};
@@ -190,15 +190,18 @@ impl Running {
         }
     }
 
-    /// Leaves nothing of it: processes, control group, mounts.
-    pub(super) fn clear_away(&self) {
+    /// Leaves nothing of it: processes, control group, mounts. Returns a group that is still in use,
+    /// by processes that have been killed only now, or may live on.
+    pub(super) fn clear_away(&self) -> Option<&Path> {
+        let mut left = None;
         if let Some(group) = &self.cgroup {
             // What an onboot container leaves behind may be a daemon on purpose.
             if self.bundle.phase == Phase::Service {
                 let _ = cgroup::kill(group);
             }
-            cgroup::remove(group);
+            left = (!cgroup::remove(group)).then_some(group.as_path());
         }
         self.bundle.release();
+        left
     }
 }

@@ -33,7 +33,6 @@ kilnctl COMMAND: what runs in this system
   attach NAME                       the streams of a service that waits for it
   start NAME, stop NAME, restart NAME
   kill [-s SIGNAL] NAME
-  replace                           as kiln vm replace asks for it
   poweroff, reboot, halt
 ";
 
@@ -165,6 +164,18 @@ impl Supervisor {
             };
             self.conversations.push(Conversation::new(session));
         }
+    }
+
+    /// Returns whether a bundle for a service is coming.
+    pub(super) fn is_arriving(&self, wanted: &str) -> bool {
+        let is_it = |job: &Job| matches!(job, Job::Arrival(arrival, ..) if arrival.id == wanted);
+        self.conversations.iter().any(|c| is_it(&c.job))
+    }
+
+    /// Returns whether somebody waits for the outcome of a replacement.
+    pub(super) fn is_awaited(&self, wanted: u32) -> bool {
+        let is_it = |job: &Job| matches!(job, Job::Replaced(number) if *number == wanted);
+        self.conversations.iter().any(|c| is_it(&c.job))
     }
 
     /// Looks which ports have somebody at their other end.
@@ -456,6 +467,7 @@ impl Supervisor {
                     Ok(number) => conversation.job = Job::Replaced(number),
                     Err(cause) => {
                         arrival.discard();
+                        conversation.job = Job::None;
                         conversation.fail(&cause, 1);
                     }
                 }

@@ -198,6 +198,22 @@ fn a_service_is_replaced_and_no_client_notices() {
     let asked = clients.end();
     assert!(asked > 20, "only {asked} requests were made");
 
+    // One that ends while the old one has clients was too early: the old one goes on. (Requests that
+    // it had taken are lost.)
+    let current = pid_of("web");
+    let slow = std::thread::spawn(move || get(port, "/large", Duration::from_millis(200)));
+    std::thread::sleep(Duration::from_millis(500));
+    let brief = serves("brief").replace("exec $b httpd -f", "$b httpd") + "; $b sleep 1; exit 5";
+    machine
+        .space
+        .write("box.yml", &system("busybox-static", &brief, &sleeps("two")));
+    let said = machine.vm(&["replace", "web"]);
+    assert_eq!(said.code, Some(1), "{}", said.stderr);
+    let why = "exited with status 5 while the old one had clients";
+    assert!(said.stderr.contains(why), "{}", said.stderr);
+    slow.join().unwrap().expect("the long answer");
+    assert_eq!(pid_of("web"), current);
+
     // Who cannot be waited for is stopped first, and comes back when the new one fails.
     machine.space.write("box.yml", &edited);
     machine.ask(&["replace", "plain"]);
@@ -211,6 +227,21 @@ fn a_service_is_replaced_and_no_client_notices() {
             .replace("sh, -c", "sh, -q"),
     );
     let said = machine.vm(&["replace", "--wait", "5", "plain"]);
+    assert_eq!(said.code, Some(1), "{}", said.stderr);
+    assert!(
+        said.stderr.contains("the old one is started again"),
+        "{}",
+        said.stderr
+    );
+    machine.until("back", |all| service(all, "plain")["state"] == "running");
+
+    // Nor is one taken that cannot even be started.
+    let broken = system("busybox-static", &serves("five"), &sleeps("four")).replace(
+        "name: plain\n",
+        "name: plain\n    runtime: {mounts: [{type: nothing, source: x, destination: mnt}]}\n",
+    );
+    machine.space.write("box.yml", &broken);
+    let said = machine.vm(&["replace", "plain"]);
     assert_eq!(said.code, Some(1), "{}", said.stderr);
     assert!(
         said.stderr.contains("the old one is started again"),

@@ -87,7 +87,7 @@ impl Replacement<'_> {
     }
 
     /// Asks what the service has now, and where another one would be.
-    fn ground(&self, interruption: &Interruption) -> Result<Ground, Failure> {
+    pub(super) fn ground(&self, interruption: &Interruption) -> Result<Ground, Failure> {
         let (place, name) = (self.place, self.name);
         let words = ["replace", "--ground", name].map(str::to_owned);
         let mut answer = Vec::new();
@@ -232,9 +232,17 @@ impl Listener for Silent {
     fn event(&self, _: &Event) {}
 }
 
+/// What a machine is built from, as it boots.
+pub(super) struct Built {
+    pub(super) request: Request,
+    /// For the machine's place.
+    pub(super) source: Source,
+    pub(super) services: Vec<ServiceState>,
+}
+
 /// Notes what a machine is built from, for a replacement to build upon. That is a convenience: what
 /// cannot be noted is sent whole some day.
-pub(super) fn source(request: &Request, place: &Place) -> Option<Source> {
+pub(super) fn note(request: Request, place: &Place) -> Option<Built> {
     let mut descriptions = Vec::new();
     for description in &request.descriptions {
         descriptions.push(match description {
@@ -246,12 +254,22 @@ pub(super) fn source(request: &Request, place: &Place) -> Option<Source> {
             }
         });
     }
-    let states = service_states(request, &Silent, &AtomicBool::new(false));
-    let tree = |state: ServiceState| (state.name, state.tree);
-    Some(Source {
+    // As it was built a moment ago: nobody is asked again.
+    let seen = Request {
+        pull: false,
+        ..request.clone()
+    };
+    let services = service_states(&seen, &Silent, &AtomicBool::new(false)).ok()?;
+    let tree = |state: &ServiceState| (state.name.clone(), state.tree.clone());
+    let source = Source {
         descriptions,
         architecture: request.architecture.clone(),
         cache: std::path::absolute(&request.cache).unwrap_or_else(|_| PathBuf::new()),
-        trees: states.ok()?.into_iter().map(tree).collect(),
+        trees: services.iter().map(tree).collect(),
+    };
+    Some(Built {
+        request,
+        source,
+        services,
     })
 }

@@ -15,6 +15,7 @@ use std::time::SystemTime;
 use kiln_engine::build::{Destination, Format, Request};
 use rustix::termios::tcgetwinsize;
 
+use super::replace::Built;
 use super::{build, print, replace, request, run_disks, run_image, watch};
 use crate::args::{Accel, Run};
 use crate::exit;
@@ -62,20 +63,16 @@ pub(super) fn run(arguments: &Run, printer: Printer) -> Result<(), Failure> {
         return Err(nothing_to_boot(&arguments.system, &kernel));
     }
     let initrd = with_suffix(&prefix, "-initrd.img");
-    let state = match &what {
-        What::Image(_) => None,
-        _ => Some(run_disks::state_of(&prefix)),
-    };
-    let system = System {
-        name: what.name(&prefix),
-        what,
-        built,
-    };
-    let place = Place::create(&system.name).map_err(|error| {
+    let name = what.name(&prefix);
+    let place = Place::create(&name).map_err(|error| {
         Failure::failed("cannot make a place for the machine", Some(&error), None)
     })?;
     // Its files go when the machine has ended, and when it never began.
     let guard = Removed(&place);
+    let system = System {
+        what,
+        built: built.and_then(|request| replace::note(request, &place)),
+    };
     let shared = match &system.what {
         What::Image(_) => arguments
             .volume
@@ -100,7 +97,7 @@ pub(super) fn run(arguments: &Run, printer: Printer) -> Result<(), Failure> {
         kvm: use_kvm(arguments, &architecture, &program, printer)?,
         networking: arguments.networking.clone(),
         publish: arguments.publish.clone(),
-        disks: run_disks::disks(arguments, state)?,
+        disks: run_disks::disks(arguments, &prefix)?,
         disc: run_disks::disc(arguments, &place)?,
         shares: shared.len(),
         architecture,
@@ -120,10 +117,9 @@ pub(super) fn run(arguments: &Run, printer: Printer) -> Result<(), Failure> {
 
 /// What is booted, and where it comes from.
 struct System {
-    name: String,
     what: What,
-    /// What was built for it.
-    built: Option<Request>,
+    /// What it was built from, if that is known.
+    built: Option<Built>,
 }
 
 impl System {
@@ -167,8 +163,18 @@ impl What {
         match &what {
             Self::Image(_) | Self::Outputs if arguments.watch => Err(Failure::usage(
                 "--watch is for descriptions",
-                "an image is run anew, or replaced: kiln vm replace",
+                "an image is run anew",
             )),
+            _ if arguments.watch && arguments.docker.docker => Err(Failure::usage(
+                "--watch cannot ask a Docker engine whether its images have changed",
+                "leave --docker out: images come from the registry, or as docker-archive:FILE",
+            )),
+            Self::Image(_) if !arguments.disk.is_empty() || has_data(arguments) => {
+                Err(Failure::usage(
+                    "--disk, --data and --data-file are for systems",
+                    "an image has no use for them; files of this machine come with --volume DIR:PATH",
+                ))
+            }
             Self::Image(_) if !arguments.virtiofs.is_empty() => Err(Failure::usage(
                 "--virtiofs is for systems",
                 "of an image it is --volume DIR:PATH",
@@ -192,6 +198,10 @@ impl What {
             }
         }
     }
+}
+
+const fn has_data(arguments: &Run) -> bool {
+    arguments.data.is_some() || arguments.data_file.is_some()
 }
 
 /// What is needed to start QEMU.
@@ -240,10 +250,7 @@ fn boot(
             .duration_since(SystemTime::UNIX_EPOCH)
             .map_or(0, |since| since.as_secs()),
         publish: arguments.publish.iter().map(Publish::for_people).collect(),
-        source: system
-            .built
-            .as_ref()
-            .and_then(|request| replace::source(request, place)),
+        source: system.built.as_ref().map(|built| built.source.clone()),
     };
     let described = place.describe(&about);
     described.map_err(|error| cannot(&error, String::new()))?;
@@ -254,8 +261,8 @@ fn boot(
     if system.attaches(arguments) {
         return attach(&mut qemu, place, arguments.tty);
     }
-    if let (true, Some(request)) = (arguments.watch, &system.built) {
-        watch::start(request, place, printer)?;
+    if let (true, Some(built)) = (arguments.watch, &system.built) {
+        watch::start(built, place, printer);
     }
     if let Some(console) = console {
         stay(&mut qemu, console, printer)?;

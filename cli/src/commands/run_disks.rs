@@ -16,33 +16,24 @@ use crate::vm::place::Place;
 /// Longest `--data-file`, in bytes.
 const DATA_MAX: u64 = 16 << 20;
 
-/// Finds or makes the disks. `state` is where those without a name are, unless `--state` says so.
-pub(super) fn disks(arguments: &Run, state: Option<PathBuf>) -> Result<Vec<Disk>, Failure> {
-    let state = arguments.state.clone().or(state);
+/// Finds or makes the disks. Those without a name are beside the outputs, as LinuxKit has it, unless
+/// `--state` says where.
+pub(super) fn disks(arguments: &Run, prefix: &Path) -> Result<Vec<Disk>, Failure> {
+    let state = arguments.state.clone().unwrap_or_else(|| {
+        let mut state: OsString = prefix.as_os_str().to_owned();
+        state.push("-state");
+        state.into()
+    });
     if arguments.disk.iter().any(|disk| disk.is_in_state()) {
-        let Some(state) = &state else {
-            return Err(Failure::usage(
-                "an image has no directory for disks",
-                "say where they are: --state DIR, or --disk file=PATH,size=1G",
-            ));
-        };
-        fs::create_dir_all(state).map_err(|error| {
+        fs::create_dir_all(&state).map_err(|error| {
             let message = format!("cannot make {}", state.display());
             Failure::failed(message, Some(&error), None)
         })?;
     }
-    let state = state.unwrap_or_default();
     let disks = arguments.disk.iter().enumerate();
     let made = disks.map(|(index, disk)| disk.make(index, &state));
     made.collect::<Result<_, _>>()
         .map_err(|(message, error)| Failure::failed(message, Some(&error), None))
-}
-
-/// Returns where disks without a name are: beside the outputs, as LinuxKit has it.
-pub(super) fn state_of(prefix: &Path) -> PathBuf {
-    let mut state: OsString = prefix.as_os_str().to_owned();
-    state.push("-state");
-    state.into()
 }
 
 /// Writes the disc with `--data`, if there is any.

@@ -16,6 +16,7 @@ use serde_json::{Value, json};
 use super::{build, request};
 use crate::args::{Common, Run};
 use crate::failure::Failure;
+use crate::machine::Networking;
 use crate::ui::printer::Printer;
 
 /// The service's name.
@@ -58,9 +59,16 @@ fn modules(arguments: &Run) -> Vec<&'static str> {
     MODULES.into_iter().chain(shares).collect()
 }
 
-/// QEMU's user network is always this one (docs/system/devices/net): to ask by DHCP takes longer.
-const CMDLINE: &str = "console=ttyS0 quiet panic=-1 kiln.net=wait \
-                       ip=10.0.2.15::10.0.2.2:255.255.255.0::eth0:off:10.0.2.3";
+/// Returns the kernel's command line. QEMU's user network is always the same one
+/// (docs/system/devices/net): to ask by DHCP takes longer.
+fn cmdline(networking: &Networking) -> String {
+    let network = match networking {
+        Networking::User => "kiln.net=wait ip=10.0.2.15::10.0.2.2:255.255.255.0::eth0:off:10.0.2.3",
+        Networking::Tap(_) | Networking::Bridge(_) => "kiln.net=wait",
+        Networking::None => "kiln.net=off",
+    };
+    format!("console=ttyS0 quiet panic=-1 {network}")
+}
 
 /// Builds the machine of an image; returns the prefix of its outputs, and what was built.
 pub(super) fn build_prefix(
@@ -132,7 +140,7 @@ fn description(
         "kernel": {
             "debian": {"packages": [kernel_package(architecture)]},
             "modules": modules(arguments),
-            "cmdline": CMDLINE,
+            "cmdline": cmdline(&arguments.networking),
         },
         "init": ["kiln"],
         "services": [service(arguments, image, settings)?],

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use kiln_engine::build::{self as engine, Request, ServiceState, service_states};
 
-use super::replace::{Replacement, Silent};
+use super::replace::{Built, Replacement, Silent};
 use crate::failure::Failure;
 use crate::signals::Interruption;
 use crate::ui::printer::Printer;
@@ -32,38 +32,62 @@ struct Watcher {
     running: Vec<ServiceState>,
     /// Their trees when the machine booted.
     trees: BTreeMap<String, String>,
+    /// What was tried in vain.
+    failed: Vec<ServiceState>,
     /// What is wrong at the moment.
     mistake: Option<String>,
 }
 
-/// Watches the inputs of a system that was built and boots, until the process ends.
-///
-/// # Errors
-/// When the system cannot be looked at.
-pub(super) fn start(request: &Request, place: &Place, printer: Printer) -> Result<(), Failure> {
-    let interruption = Interruption::default();
-    let running = service_states(request, &Silent, interruption.flag())
-        .map_err(|error| Failure::of_build(error, &request.cache, 0))?;
-    let tree = |state: &ServiceState| (state.name.clone(), state.tree.clone());
+/// Watches the inputs of a system that boots, until the process ends.
+pub(super) fn start(built: &Built, place: &Place, printer: Printer) {
     let mut watcher = Watcher {
-        trees: running.iter().map(tree).collect(),
-        request: request.clone(),
+        request: Request {
+            // Once was enough.
+            pull: false,
+            ..built.request.clone()
+        },
         place: place.clone(),
         printer,
-        interruption,
-        running,
+        interruption: Interruption::default(),
+        running: built.services.clone(),
+        trees: built.source.trees.clone(),
+        failed: Vec::new(),
         mistake: None,
     };
     std::thread::spawn(move || {
-        loop {
+        // Nothing can be replaced before it is there.
+        while !watcher.is_up() {
             std::thread::sleep(LOOK_EVERY);
+        }
+        loop {
             watcher.look();
+            std::thread::sleep(LOOK_EVERY);
         }
     });
-    Ok(())
 }
 
 impl Watcher {
+    /// Returns whether the machine knows its services.
+    fn is_up(&self) -> bool {
+        let knows = |state: &ServiceState| {
+            let replacement = self.replacement(&state.name);
+            replacement.ground(&self.interruption).is_ok()
+        };
+        self.running.iter().all(knows)
+    }
+
+    fn replacement<'a>(&'a self, name: &'a str) -> Replacement<'a> {
+        Replacement {
+            place: &self.place,
+            name,
+            image: None,
+            trees: &self.trees,
+            wait: READY_WAIT,
+            stop_first: false,
+            printer: self.printer,
+        }
+    }
+
     fn look(&mut self) {
         match self.build() {
             Ok(Some(states)) => self.replace(&states),
@@ -97,34 +121,30 @@ impl Watcher {
     fn replace(&mut self, states: &[ServiceState]) {
         let mut tried = 0;
         for state in states {
-            let Some(running) = self.running.iter_mut().find(|it| it.name == state.name) else {
+            let running = self.running.iter().position(|it| it.name == state.name);
+            let Some(index) = running.filter(|index| self.running[*index] != *state) else {
                 continue;
             };
-            if running == state {
+            // Until it has changed again.
+            if self.failed.contains(state) {
                 continue;
             }
-            let replacement = Replacement {
-                place: &self.place,
-                name: &state.name,
-                image: None,
-                trees: &self.trees,
-                wait: READY_WAIT,
-                stop_first: false,
-                printer: self.printer,
-            };
             tried += 1;
-            let done = replacement.run(&self.request, Silent, &self.interruption);
-            if let Err(failure) = done {
-                super::report(&failure, self.printer);
+            let replacement = self.replacement(&state.name);
+            match replacement.run(&self.request, Silent, &self.interruption) {
+                Ok(()) => self.running[index].clone_from(state),
+                Err(failure) => {
+                    super::report(&failure, self.printer);
+                    self.failed.retain(|it| it.name != state.name);
+                    self.failed.push(state.clone());
+                }
             }
-            // One that failed is tried again when it has changed again.
-            running.clone_from(state);
         }
         let same = |(one, other): (&ServiceState, &ServiceState)| one.name == other.name;
         if states.len() != self.running.len() || !states.iter().zip(&self.running).all(same) {
             let text = "services that were added or taken away are so from the next boot on";
             self.printer.warning(text);
-        } else if tried == 0 {
+        } else if tried == 0 && states == self.running {
             self.printer
                 .done("Built", "what changed is there from the next boot on");
         }

@@ -55,6 +55,9 @@ const ELSEWHERE: &[&str] = &[
     // Only out of lists, which the callers join and trim.
     ", ",
     " ",
+    // Containers that are jobs are told apart before.
+    "the built-in job {job} has no files",
+    "this is a bug in kiln",
     // No description at all.
     "no YAML file is given",
     "kiln build FILE.yml",
@@ -105,6 +108,8 @@ const EXAMPLES: &[&str] = &[
 kernel: {modules: 5}
 ",
     // Images and names.
+    "services: [{name: a, image: x, builtin: ntp}, {name: b, builtin: mnt}, {name: c, builtin: ntp, readonly: true}]
+",
     "kernel: {image: x, debian: {packages: [linux-image-amd64]}}
 init: ['', {}, {image: ''}, 'a b', 5]
 services:

@@ -22,6 +22,8 @@ use super::place::{PORTS, Place};
 
 /// Longest frame.
 const FRAME_BYTES_MAX: usize = 64 << 10;
+/// Longest request that is understood, in bytes.
+const REQUEST_BYTES_MAX: usize = 64 << 10;
 /// Standard input that may be on its way, in bytes.
 const WINDOW_BYTES: u64 = 256 << 10;
 /// Begins a mark, or stands for itself.
@@ -97,12 +99,13 @@ impl Port {
         let size = tcgetwinsize(io::stdin()).ok().filter(|_| wants_terminal);
         let terminal = size.map(|size| [size.ws_row, size.ws_col]);
         let request = json!({"args": args, "terminal": terminal, "number": self.number});
-        self.request = [
-            &[ESCAPE, 1][..],
-            &escaped(request.to_string().as_bytes()),
-            b"\n",
-        ]
-        .concat();
+        let request = request.to_string();
+        if request.len() > REQUEST_BYTES_MAX {
+            return Err(io::Error::other(format!(
+                "its arguments are longer than {REQUEST_BYTES_MAX} bytes"
+            )));
+        }
+        self.request = [&[ESCAPE, 1][..], &escaped(request.as_bytes()), b"\n"].concat();
         self.stream.write_all(&self.request)?;
         Ok(terminal.is_some())
     }

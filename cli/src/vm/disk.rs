@@ -99,6 +99,9 @@ impl Wish {
             };
             made.map_err(|error| (format!("cannot use the disk {}", file.display()), error))?;
         }
+        // A relative one with a colon would be a protocol to QEMU.
+        let file = std::path::absolute(&file)
+            .map_err(|error| (format!("cannot use the disk {}", file.display()), error))?;
         Ok(Disk { file, format })
     }
 }

@@ -416,8 +416,11 @@ impl Supervisor {
             )));
         }
         let named = |c: &&mut Running| short_name(&c.bundle.id) == name || c.bundle.id == name;
-        let mut all = self.containers.iter_mut().filter(|c| c.is_up());
-        let running = all.find(named).ok_or_else(|| not_running(name))?;
+        let all = self.containers.iter_mut().filter(|c| c.is_up());
+        // One that is being replaced is there twice.
+        let current = self.services.find(name).and_then(Service::pid);
+        let running = all.filter(named).max_by_key(|c| Some(c.pid) == current);
+        let running = running.ok_or_else(|| not_running(name))?;
         let bundle = &mut running.bundle;
         if builtin::is_job(&bundle.config) {
             let why = "a built-in job, which has no root to run a program in";

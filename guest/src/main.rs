@@ -48,6 +48,8 @@ mod users;
 mod dhcp;
 mod netlink;
 mod network;
+mod resolver;
+mod routers;
 
 mod alive;
 mod client;

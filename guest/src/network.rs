@@ -8,6 +8,9 @@
 //!   `Documentation/admin-guide/nfs/nfsroot.rst`) is set once;
 //! - otherwise DHCP. `kiln.net=wait` holds services back until there is an address.
 //!
+//! Of IPv6 the kernel takes care; where nobody answers to DHCP, a DNS server that a router has
+//! announced is as good as an address.
+//!
 //! One descriptor and one deadline are all it wants from the event loop.
 
 use std::fs;
@@ -17,10 +20,11 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use crate::bundle::make_directories;
 use crate::cmdline::Cmdline;
 use crate::dhcp::{self, Kind, Reply, Request};
 use crate::error::{Context, Error, Result};
+use crate::resolver::Resolver;
+use crate::routers::Routers;
 use crate::{netlink, say, sys};
 
 /// Programs that configure the network; a container that runs one turns ours off.
@@ -35,11 +39,11 @@ pub(crate) const PROGRAMS: [&str; 8] = [
     "connmand",
 ];
 
-/// Where `/etc/resolv.conf` leads in LinuxKit's images.
-const RESOLV_CONF: &str = "/run/resolvconf/resolv.conf";
 /// Waits between repeated requests: first, then doubled up to the last.
 const RETRY_FIRST: Duration = Duration::from_millis(500);
 const RETRY_LAST: Duration = Duration::from_secs(16);
+/// Requests without answer after which IPv6 is enough.
+const LONELY_MIN: u32 = 3;
 /// Requests without answer before an offer is given up.
 const REQUESTS_MAX: u32 = 4;
 /// Shortest wait between attempts to renew (RFC 2131, 4.4.5).
@@ -176,6 +180,8 @@ pub(crate) struct Network {
     wait: Duration,
     tries: u32,
     began: Instant,
+    resolver: Resolver,
+    routers: Option<Routers>,
 }
 
 impl Network {
@@ -192,6 +198,8 @@ impl Network {
             wait: RETRY_FIRST,
             tries: 0,
             began: now,
+            resolver: Resolver::default(),
+            routers: None,
         };
         network.interface_appeared(now);
         network
@@ -199,15 +207,18 @@ impl Network {
 
     /// Returns whether there is nothing more to wait for.
     pub(crate) fn is_settled(&self) -> bool {
+        let is_lonely = matches!(self.state, State::Selecting) && self.tries >= LONELY_MIN;
         matches!(self.state, State::Bound(_) | State::Done)
+            || is_lonely && !self.resolver.announced.is_empty()
     }
 
     /// Returns what to poll for reading.
-    pub(crate) fn fd(&self) -> Option<BorrowedFd<'_>> {
-        match self.socket.as_ref()? {
-            Socket::Packet(fd) => Some(fd.as_fd()),
-            Socket::Unicast(udp) => Some(udp.as_fd()),
-        }
+    pub(crate) fn fds(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        let socket = self.socket.iter().map(|socket| match socket {
+            Socket::Packet(fd) => fd.as_fd(),
+            Socket::Unicast(udp) => udp.as_fd(),
+        });
+        socket.chain(self.routers.iter().map(|it| it.socket.as_fd()))
     }
 
     /// Returns when [`Self::advance`] is to be called at the latest.
@@ -236,13 +247,16 @@ impl Network {
         }
         self.interface = Some(interface.clone());
         if let Plan::Static(fixed) = &self.plan {
-            match set_static(&interface, fixed) {
+            self.resolver.servers.clone_from(&fixed.nameservers);
+            match set_static(&interface, fixed).and_then(|()| self.resolver.write()) {
                 Ok(()) => say_address(&interface, fixed.address, "ip= on the command line"),
                 Err(cause) => say!("{}: {cause}", interface.name),
             }
             self.state = State::Done;
             return;
         }
+        // Without them there is no IPv6, or no DNS server by it.
+        self.routers = Routers::open().ok();
         self.select(now);
     }
 
@@ -251,8 +265,21 @@ impl Network {
         while let Some(reply) = self.receive() {
             self.hear(reply, now);
         }
+        self.listen_to_routers();
         if self.deadline.is_some_and(|deadline| deadline <= now) {
             self.timeout(now);
+        }
+    }
+
+    fn listen_to_routers(&mut self) {
+        let (Some(routers), Some(interface)) = (&mut self.routers, &self.interface) else {
+            return;
+        };
+        if routers.listen() {
+            self.resolver.announced = routers.servers((interface.index, &interface.name));
+            if let Err(cause) = self.resolver.write() {
+                say!("{cause}");
+            }
         }
     }
 
@@ -383,7 +410,10 @@ impl Network {
         if let Some(old) = previous.filter(|_| !renewed) {
             let _ = netlink::remove_address(interface.index, old.address, old.prefix);
         }
-        if let Err(cause) = set_lease(&interface, &reply) {
+        self.resolver.servers.clone_from(&reply.nameservers);
+        self.resolver.domain.clone_from(&reply.domain);
+        let set = set_lease(&interface, &reply).and_then(|()| self.resolver.write());
+        if let Err(cause) = set {
             say!("{}: {cause}", interface.name);
         }
         if !renewed {
@@ -475,10 +505,7 @@ fn set_static(interface: &Interface, fixed: &Static) -> Result<()> {
     if let Some(hostname) = &fixed.hostname {
         rustix::system::sethostname(hostname.as_bytes()).context(|| "hostname")?;
     }
-    if fixed.nameservers.is_empty() {
-        return Ok(());
-    }
-    write_resolv_conf(&fixed.nameservers, None)
+    Ok(())
 }
 
 fn set_lease(interface: &Interface, reply: &Reply) -> Result<()> {
@@ -502,28 +529,12 @@ fn set_lease(interface: &Interface, reply: &Reply) -> Result<()> {
         netlink::add_route(interface.index, destination, gateway, Some(reply.address))
             .context(|| format!("route to {}/{}", destination.0, destination.1))?;
     }
-    if reply.nameservers.is_empty() {
-        return Ok(());
-    }
-    write_resolv_conf(&reply.nameservers, reply.domain.as_deref())
+    Ok(())
 }
 
 fn on_link(address: Ipv4Addr, network: (Ipv4Addr, u8)) -> bool {
     let mask = u32::MAX.checked_shl(32 - u32::from(network.1)).unwrap_or(0);
     (address.to_bits() ^ network.0.to_bits()) & mask == 0
-}
-
-/// Writes in place: containers have the very file bound into them.
-fn write_resolv_conf(nameservers: &[Ipv4Addr], domain: Option<&str>) -> Result<()> {
-    let path = Path::new(RESOLV_CONF);
-    make_directories(path.parent().unwrap_or(path))?;
-    fs::write(path, resolv_conf(nameservers, domain)).context(|| RESOLV_CONF)
-}
-
-fn resolv_conf(nameservers: &[Ipv4Addr], domain: Option<&str>) -> String {
-    let search = domain.map(|d| format!("search {d}\n"));
-    let servers = nameservers.iter().map(|s| format!("nameserver {s}\n"));
-    search.into_iter().chain(servers).collect()
 }
 
 /// Finds an interface by name, or the Ethernet one with the smallest index that is a device (not
@@ -627,15 +638,11 @@ mod tests {
     }
 
     #[test]
-    fn links_and_files() {
+    fn what_is_on_the_link() {
         let network = (Ipv4Addr::new(10, 0, 2, 15), 24);
         assert!(on_link(Ipv4Addr::new(10, 0, 2, 2), network));
         assert!(!on_link(Ipv4Addr::new(10, 0, 3, 2), network));
         assert!(!on_link(Ipv4Addr::new(10, 0, 2, 2), (network.0, 32)));
-        assert_eq!(
-            resolv_conf(&[Ipv4Addr::new(1, 1, 1, 1)], Some("ex.org")),
-            "search ex.org\nnameserver 1.1.1.1\n"
-        );
     }
 
     proptest! {

@@ -530,7 +530,7 @@ impl Supervisor {
         if let Some(uevents) = &self.uevents {
             watch(Source::Uevents, uevents.socket.as_fd(), PollFlags::IN);
         }
-        if let Some(fd) = self.network.as_ref().and_then(Network::fd) {
+        for fd in self.network.iter().flat_map(Network::fds) {
             watch(Source::Network, fd, PollFlags::IN);
         }
         if let Some(button) = &self.button {

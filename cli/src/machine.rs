@@ -17,12 +17,8 @@ use crate::vm::place::{PORTS, Place};
 pub(crate) struct Machine {
     /// In Go's spelling.
     pub(crate) architecture: String,
-    /// The kernel image.
-    pub(crate) kernel: PathBuf,
-    /// The initial RAM disk, when there is one.
-    pub(crate) initrd: Option<PathBuf>,
-    /// The kernel's command line.
-    pub(crate) cmdline: String,
+    /// Where it begins.
+    pub(crate) boot: Boot,
     /// In MiB.
     pub(crate) memory: u32,
     /// Processors.
@@ -39,6 +35,20 @@ pub(crate) struct Machine {
     pub(crate) disc: Option<PathBuf>,
     /// How many directories it shares with this machine, tagged `virtiofs0` and so on.
     pub(crate) shares: usize,
+}
+
+/// Where a machine begins.
+#[derive(Debug, Clone)]
+pub(crate) enum Boot {
+    /// A kernel that is in memory when it begins.
+    Kernel {
+        /// The kernel image.
+        kernel: PathBuf,
+        /// The initial RAM disk, when there is one.
+        initrd: Option<PathBuf>,
+        /// The kernel's command line.
+        cmdline: String,
+    },
 }
 
 /// What a network card leads to.
@@ -128,11 +138,19 @@ impl Machine {
         }
         add("-smp", self.cpus.to_string().into());
         add("-m", format!("{}M", self.memory).into());
-        add("-kernel", self.kernel.clone().into());
-        if let Some(initrd) = &self.initrd {
-            add("-initrd", initrd.clone().into());
+        match &self.boot {
+            Boot::Kernel {
+                kernel,
+                initrd,
+                cmdline,
+            } => {
+                add("-kernel", kernel.into());
+                if let Some(initrd) = initrd {
+                    add("-initrd", initrd.into());
+                }
+                add("-append", cmdline.into());
+            }
         }
-        add("-append", self.cmdline.clone().into());
         let network = match &self.networking {
             Networking::User => Some("user,id=net0".to_owned()),
             Networking::Tap(name) => {
@@ -340,9 +358,11 @@ mod tests {
     fn a_machine_is_a_command_line() {
         let machine = Machine {
             architecture: "amd64".into(),
-            kernel: "a,b-kernel".into(),
-            initrd: Some("a,b-initrd.img".into()),
-            cmdline: "console=ttyS0 a,b".into(),
+            boot: Boot::Kernel {
+                kernel: "a,b-kernel".into(),
+                initrd: Some("a,b-initrd.img".into()),
+                cmdline: "console=ttyS0 a,b".into(),
+            },
             memory: 512,
             cpus: 2,
             kvm: false,

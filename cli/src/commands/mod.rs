@@ -11,8 +11,6 @@ mod push;
 mod replace;
 mod request;
 mod run;
-mod run_disks;
-mod run_image;
 mod sbom;
 mod schema;
 mod serve;

@@ -13,7 +13,7 @@ use kiln_engine::build::{Description, Destination, Format, Request, image_settin
 use kiln_engine::system::container::ImageConfig;
 use serde_json::{Value, json};
 
-use super::{build, request};
+use super::super::{build, request};
 use crate::args::{Common, Run};
 use crate::failure::Failure;
 use crate::machine::Networking;

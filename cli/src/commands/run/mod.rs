@@ -12,11 +12,11 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 use std::time::SystemTime;
 
-use kiln_engine::build::{Destination, Format, Request};
 use rustix::termios::tcgetwinsize;
 
+use self::what::What;
 use super::replace::Built;
-use super::{build, print, replace, request, run_disks, run_image, watch};
+use super::{build, print, replace, request, watch};
 use crate::args::{Accel, Run};
 use crate::exit;
 use crate::failure::Failure;
@@ -28,6 +28,10 @@ use crate::vm::control::{self, Port};
 use crate::vm::place::{About, Place};
 use crate::vm::qemu::{POWER_OFF_MAX, Qemu};
 use crate::vm::share::Shares;
+
+mod disks;
+mod image;
+mod what;
 
 pub(super) fn run(arguments: &Run, printer: Printer) -> Result<(), Failure> {
     let architecture = request::architecture(arguments.common.sources.arch.as_deref())?;
@@ -48,21 +52,9 @@ pub(super) fn run(arguments: &Run, printer: Printer) -> Result<(), Failure> {
         ));
     }
     let what = What::of(arguments)?;
-    let (prefix, built) = match &what {
-        What::Description => build_prefix(arguments, printer)?,
-        What::Outputs => (arguments.system.clone(), None),
-        What::Image(image) => {
-            let (prefix, request) =
-                run_image::build_prefix(arguments, image, &architecture, printer)?;
-            (prefix, Some(request))
-        }
-    };
     let window = tcgetwinsize(io::stdin()).ok().filter(|_| arguments.tty);
-    let kernel = with_suffix(&prefix, "-kernel");
-    if !kernel.is_file() {
-        return Err(nothing_to_boot(&arguments.system, &kernel));
-    }
-    let initrd = with_suffix(&prefix, "-initrd.img");
+    let (prefix, built) = what.build(arguments, &architecture, printer)?;
+    let begins = what.boot(arguments, &prefix, window, printer)?;
     let name = what.name(&prefix);
     let place = Place::create(&name).map_err(|error| {
         Failure::failed("cannot make a place for the machine", Some(&error), None)
@@ -82,23 +74,14 @@ pub(super) fn run(arguments: &Run, printer: Printer) -> Result<(), Failure> {
         _ => arguments.virtiofs.clone(),
     };
     let machine = Machine {
-        kernel,
-        initrd: initrd.is_file().then_some(initrd),
-        cmdline: {
-            let mut cmdline = read_cmdline(&with_suffix(&prefix, "-cmdline"), printer)?;
-            // What is built does not depend on it.
-            if let Some(size) = window {
-                cmdline.push_str(&format!(" kiln.window={}x{}", size.ws_row, size.ws_col));
-            }
-            cmdline
-        },
+        boot: begins,
         memory: arguments.mem,
         cpus: arguments.cpus,
         kvm: use_kvm(arguments, &architecture, &program, printer)?,
         networking: arguments.networking.clone(),
         publish: arguments.publish.clone(),
-        disks: run_disks::disks(arguments, &prefix)?,
-        disc: run_disks::disc(arguments, &place)?,
+        disks: disks::disks(arguments, &prefix)?,
+        disc: disks::disc(arguments, &place)?,
         shares: shared.len(),
         architecture,
     };
@@ -133,75 +116,6 @@ impl System {
     fn is_console(&self, arguments: &Run) -> bool {
         !arguments.detach && !self.attaches(arguments)
     }
-}
-
-/// What there is to boot.
-enum What {
-    Description,
-    Outputs,
-    /// A container image, by the name that was given.
-    Image(String),
-}
-
-impl What {
-    fn of(arguments: &Run) -> Result<Self, Failure> {
-        let system = &arguments.system;
-        let what = match system.to_str() {
-            _ if is_description(system) => Self::Description,
-            Some(image) if !with_suffix(system, "-kernel").exists() => {
-                Self::Image(image.to_owned())
-            }
-            _ => Self::Outputs,
-        };
-        let is_of_images = !arguments.words.is_empty()
-            || !arguments.env.is_empty()
-            || arguments.user.is_some()
-            || arguments.workdir.is_some()
-            || arguments.entrypoint.is_some()
-            || !arguments.volume.is_empty()
-            || arguments.tty;
-        match &what {
-            Self::Image(_) | Self::Outputs if arguments.watch => Err(Failure::usage(
-                "--watch is for descriptions",
-                "an image is run anew",
-            )),
-            _ if arguments.watch && arguments.docker.docker => Err(Failure::usage(
-                "--watch cannot ask a Docker engine whether its images have changed",
-                "leave --docker out: images come from the registry, or as docker-archive:FILE",
-            )),
-            Self::Image(_) if !arguments.disk.is_empty() || has_data(arguments) => {
-                Err(Failure::usage(
-                    "--disk, --data and --data-file are for systems",
-                    "an image has no use for them; files of this machine come with --volume DIR:PATH",
-                ))
-            }
-            Self::Image(_) if !arguments.virtiofs.is_empty() => Err(Failure::usage(
-                "--virtiofs is for systems",
-                "of an image it is --volume DIR:PATH",
-            )),
-            Self::Image(_) => Ok(what),
-            _ if is_of_images => Err(Failure::usage(
-                "arguments, --tty, --env, --user, --workdir, --volume and --entrypoint are for images",
-                "a description says all that of its services itself",
-            )),
-            _ => Ok(what),
-        }
-    }
-
-    /// Returns what people call the machine.
-    fn name(&self, prefix: &Path) -> String {
-        match self {
-            Self::Image(image) => run_image::hostname(image),
-            _ => {
-                let name = prefix.file_name().unwrap_or_default();
-                name.to_string_lossy().into_owned()
-            }
-        }
-    }
-}
-
-const fn has_data(arguments: &Run) -> bool {
-    arguments.data.is_some() || arguments.data_file.is_some()
 }
 
 /// What is needed to start QEMU.
@@ -318,7 +232,7 @@ fn attach(qemu: &mut Qemu, place: &Place, tty: bool) -> Result<(), Failure> {
     let talk = || -> io::Result<Option<u8>> {
         let mut port = Port::open(place)?;
         port.input = Some(control::stdin()?);
-        let words = ["attach", run_image::SERVICE].map(str::to_owned);
+        let words = ["attach", image::SERVICE].map(str::to_owned);
         let raw = port.request(&words, tty)?;
         port.relay(raw, None, cancelled)
     };
@@ -368,67 +282,6 @@ struct Removed<'a>(&'a Place);
 impl Drop for Removed<'_> {
     fn drop(&mut self) {
         self.0.remove();
-    }
-}
-
-/// Builds the description and returns the prefix of its outputs.
-fn build_prefix(arguments: &Run, printer: Printer) -> Result<(PathBuf, Option<Request>), Failure> {
-    let files = [arguments.system.clone()];
-    let mut request = request::request(&files, vec![Format::KernelInitrd], &arguments.common)?;
-    request.docker = request::docker(arguments.docker)?;
-    let interruption = build::watch_signals()?;
-    let report = build::build(&request, &interruption, printer)?;
-    build::say_result(&request, &report, printer);
-    match &request.destination {
-        Destination::Directory { directory, name } => Ok((directory.join(name), Some(request))),
-        Destination::File(_) | Destination::Stdout => Err(Failure::usage(
-            "only a kernel and an initrd can be booted",
-            None,
-        )),
-    }
-}
-
-fn is_description(path: &Path) -> bool {
-    let extension = path.extension().and_then(|extension| extension.to_str());
-    matches!(extension, Some("yml" | "yaml")) || path.is_file()
-}
-
-fn with_suffix(prefix: &Path, suffix: &str) -> PathBuf {
-    let mut path: OsString = prefix.as_os_str().to_owned();
-    path.push(suffix);
-    path.into()
-}
-
-fn nothing_to_boot(system: &Path, kernel: &Path) -> Failure {
-    Failure::failed(
-        format!("there is no {} to boot", kernel.display()),
-        None,
-        Some(if is_description(system) {
-            "a system that boots needs `kernel:` in its description".to_owned()
-        } else {
-            format!(
-                "give a description, `kiln run {}.yml`, or the prefix of what `kiln build` wrote",
-                system.display()
-            )
-        }),
-    )
-}
-
-fn read_cmdline(path: &Path, printer: Printer) -> Result<String, Failure> {
-    match fs::read_to_string(path) {
-        Ok(text) => Ok(text.trim_end_matches('\n').to_owned()),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            printer.warning(&format!(
-                "there is no {}: the kernel gets no command line",
-                path.display()
-            ));
-            Ok(String::new())
-        }
-        Err(error) => Err(Failure::failed(
-            format!("cannot read {}", path.display()),
-            Some(&error),
-            None,
-        )),
     }
 }
 

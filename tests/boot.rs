@@ -170,6 +170,30 @@ fn onboot_runs_in_order_and_the_system_ends_cleanly() {
     );
 }
 
+/// The one with the network's rights waits for the card; the other does not, and is first although
+/// its name is not.
+#[test]
+fn services_that_need_no_device_begin_before_the_devices() {
+    let space = Space::new();
+    let box_ = "debian: {suite: bookworm, packages: [busybox-static]}";
+    space.write(
+        "early.yml",
+        &format!(
+            "kernel:\n  debian: {{suite: bookworm, packages: [linux-image-cloud-amd64]}}\n  modules: [overlay, virtio_pci, virtio_net]\n  cmdline: console=ttyS0 quiet kiln.debug\n\
+             init: [kiln]\n\
+             services:\n  - name: admin\n    {box_}\n    pid: host\n    capabilities: [CAP_NET_ADMIN, CAP_KILL]\n\
+             \x20   annotations: {{kiln.depends-on: plain}}\n\
+             \x20   command: [/bin/busybox, sh, -c, \"/bin/busybox ls /sys/class/net; /bin/busybox kill -TERM 1\"]\n\
+             \x20 - name: plain\n    {box_}\n    command: [/bin/busybox, sleep, \"1000\"]\n\
+             files:\n  - path: etc/hostname\n    contents: early\n"
+        ),
+    );
+    let mut machine = Machine::boot(&space, &["--accel", "tcg", "early.yml"]);
+    let console = machine.end();
+    let steps = ["first services begun", "module virtio_net", "admin | eth0"];
+    assert_order(&console, &steps);
+}
+
 pub(super) fn assert_order(console: &str, texts: &[&str]) {
     let at = |text: &&str| {
         console

@@ -14,13 +14,22 @@ use crate::error::{Context, Error, Result};
 use crate::options;
 use crate::policy::Policy;
 use crate::spec::{Config, Mount, Runtime, SPEC_BYTES_MAX};
-use crate::{rootfs, say};
+use crate::{builtin, rootfs, say};
 
 /// Where bundles are.
 pub(crate) const CONTAINERS: &str = "/containers";
 
 /// Where bundles are that came later, each as `NUMBER/ID`, and take the place of others.
 pub(crate) const REPLACEMENTS: &str = "/run/kiln/services";
+
+/// Capabilities by which a program sets up the machine's devices, its network among them.
+const POWERS: [&str; 5] = [
+    "CAP_MKNOD",
+    "CAP_NET_ADMIN",
+    "CAP_SYS_ADMIN",
+    "CAP_SYS_MODULE",
+    "CAP_SYS_RAWIO",
+];
 
 /// When a container runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -98,6 +107,16 @@ pub(crate) fn list(phase: Phase) -> Vec<PathBuf> {
     all
 }
 
+/// Returns whether a bundle of the boot has a word in its `runtime.json`, which nobody has parsed yet.
+pub(crate) fn mention(word: &str) -> bool {
+    let mut all = [Phase::Onboot, Phase::Service].into_iter().flat_map(list);
+    all.any(|directory| {
+        let bytes = read_spec(&directory.join("runtime.json")).ok().flatten();
+        let text = bytes.unwrap_or_default();
+        text.windows(word.len()).any(|part| part == word.as_bytes())
+    })
+}
+
 /// Returns the name people gave a container: `000-dhcpcd` → `dhcpcd`.
 pub(crate) fn short_name(id: &str) -> &str {
     match id.split_once('-') {
@@ -163,6 +182,30 @@ impl Bundle {
     /// Returns the container's root as the host sees it.
     pub(crate) fn rootfs(&self) -> PathBuf {
         self.directory.join(&self.config.root.path)
+    }
+
+    /// Returns whether its program may want devices whose modules are loaded by and by: when it can
+    /// see them all, or one that is not there yet, or may set up the machine or its network.
+    pub(crate) fn needs_devices(&self) -> bool {
+        let is_absent = |path: &str| !fs::metadata(path).is_ok_and(|node| !node.is_dir());
+        let tops = ["/dev", "/sys", "/run/kiln"];
+        let is_device = |path: &str| tops.iter().any(|top| Path::new(path).starts_with(top));
+        let (config, runtime) = (&self.config, &self.runtime);
+        let mounts = config.mounts.iter().map(|mount| mount.source.as_str());
+        let devices = config
+            .linux
+            .devices
+            .iter()
+            .map(|device| device.path.as_str());
+        let powers = &config.process.capabilities.bounding;
+        mounts
+            .chain(devices)
+            .any(|path| is_device(path) && is_absent(path))
+            || builtin::is_job(config)
+            || !runtime.interfaces.is_empty()
+            || POWERS
+                .iter()
+                .any(|power| powers.iter().any(|has| has == power))
     }
 
     /// Returns the directories its root consists of, the topmost first, as an overlay names them.
@@ -299,6 +342,31 @@ mod tests {
     fn a_bundle_that_came_later_has_a_number() {
         assert_eq!(number_of(Path::new("/run/kiln/services/12/web")), Some(12));
         assert_eq!(number_of(Path::new("/containers/services/12")), None);
+    }
+
+    #[test]
+    fn who_can_tell_waits_for_devices() {
+        let directory = tempfile::tempdir().unwrap();
+        let needs = |process: &str, mount: &str, device: &str| {
+            let config = format!(
+                r#"{{"process":{{"args":["a"],"cwd":"/","capabilities":{{"bounding":[{process}]}}}},
+                  "root":{{"path":"rootfs"}},"mounts":[{{"destination":"/x","source":"{mount}"}}],
+                  "linux":{{"namespaces":[{{"type":"mount"}}],"devices":[{{"path":"{device}","type":"c"}}]}}}}"#
+            );
+            fs::write(directory.path().join("config.json"), config).unwrap();
+            let bundle = Bundle::read(directory.path(), Phase::Service).unwrap();
+            bundle.needs_devices()
+        };
+        assert!(!needs(
+            r#""CAP_NET_BIND_SERVICE""#,
+            "/dev/null",
+            "/dev/zero"
+        ));
+        assert!(!needs("", "/device", "/dev/null"));
+        assert!(needs(r#""CAP_NET_ADMIN""#, "tmpfs", "/dev/null"));
+        assert!(needs("", "/dev", "/dev/null"));
+        assert!(needs("", "/dev/null", "/dev/not-there-yet"));
+        assert!(needs("", "/run/kiln", "/dev/null"));
     }
 
     #[test]

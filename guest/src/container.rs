@@ -261,7 +261,7 @@ fn become_container(
         sys::unshare(UnshareFlags::NEWCGROUP).context(|| "new cgroup namespace")?;
     }
     if config.is_new(NamespaceKind::Network) {
-        netlink::loopback_up().context(|| "loopback interface")?;
+        sys::loopback_up().context(|| "loopback interface")?;
     }
     let root = rootfs::mount(bundle, trees)?;
     hooks::root_is_mounted(bundle, ends.hooks.as_ref())?;

@@ -11,7 +11,7 @@ use crate::cmdline::Cmdline;
 use crate::loader::{Loader, RunningKernel, Seen};
 use crate::modules::{Files, read_conf_directory};
 use crate::network::default_hostname;
-use crate::{netlink, say, sys};
+use crate::{say, sys};
 
 /// LinuxKit's limit on open files, soft and hard.
 const OPEN_FILES_MAX: u64 = 1 << 20;
@@ -26,7 +26,7 @@ pub(crate) fn settle(own_path: Option<&str>) {
     }
     limit(Resource::Nofile, Some(OPEN_FILES_MAX));
     limit(Resource::Nproc, None);
-    if let Err(cause) = netlink::loopback_up() {
+    if let Err(cause) = sys::loopback_up() {
         say!("lo: {cause}");
     }
     make_resolv_conf();
@@ -74,15 +74,44 @@ fn make_resolv_conf() {
     }
 }
 
+/// Where the machine's name comes from.
+enum Name {
+    /// `/etc/hostname`.
+    File(String),
+    /// The kernel has one.
+    Kernel,
+    /// The first interface's address.
+    Interface,
+}
+
+impl Name {
+    fn find() -> Self {
+        let file = fs::read_to_string("/etc/hostname").unwrap_or_default();
+        let current = rustix::system::uname();
+        match (file.trim(), current.nodename().to_bytes()) {
+            ("", b"" | b"(none)") => Self::Interface,
+            ("", _) => Self::Kernel,
+            (name, _) => Self::File(name.to_owned()),
+        }
+    }
+}
+
+/// Returns whether services have to wait for devices though they ask for none: when the machine has
+/// its name or its time from one, or was told to load modules by name.
+pub(crate) fn needs_devices(cmdline: &Cmdline) -> bool {
+    matches!(Name::find(), Name::Interface)
+        || !clock_is_set()
+        || !listed_modules().trim_ascii().is_empty()
+        || cmdline.list("modules").next().is_some()
+}
+
 /// Sets the host name: `/etc/hostname`, else what the kernel has, else one from the first
 /// interface's address.
 pub(crate) fn set_hostname() {
-    let file = fs::read_to_string("/etc/hostname").unwrap_or_default();
-    let current = rustix::system::uname();
-    let name = match (file.trim(), current.nodename().to_bytes()) {
-        ("", b"" | b"(none)") => default_hostname(),
-        ("", _) => None,
-        (name, _) => Some(name.to_owned()),
+    let name = match Name::find() {
+        Name::File(name) => Some(name),
+        Name::Kernel => None,
+        Name::Interface => default_hostname(),
     };
     if let Some(name) = name
         && let Err(cause) = rustix::system::sethostname(name.as_bytes())
@@ -94,8 +123,7 @@ pub(crate) fn set_hostname() {
 /// Takes the time from the hardware clock if the kernel has not (`RTC_HCTOSYS`, or the clock's
 /// driver is a module).
 pub(crate) fn set_clock() {
-    let now = rustix::time::clock_gettime(rustix::time::ClockId::Realtime);
-    if now.tv_sec >= CLOCK_SECONDS_MIN {
+    if clock_is_set() {
         return;
     }
     let Ok(text) = fs::read_to_string("/sys/class/rtc/rtc0/since_epoch") else {
@@ -110,8 +138,17 @@ pub(crate) fn set_clock() {
     }
 }
 
+fn clock_is_set() -> bool {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Realtime);
+    now.tv_sec >= CLOCK_SECONDS_MIN
+}
+
+fn listed_modules() -> Vec<u8> {
+    read_conf_directory(Path::new("/etc/modules-load.d"))
+}
+
 /// Loads the modules of the machine and those asked for by name.
-pub(crate) fn load_modules(cmdline: &Cmdline, seen: &mut Seen, overlay: bool) {
+pub(crate) fn load_modules(cmdline: &Cmdline, seen: &mut Seen) {
     let release = rustix::system::uname();
     let files = Files::read(Path::new("/"), &release.release().to_string_lossy());
     if files.is_empty() {
@@ -123,13 +160,8 @@ pub(crate) fn load_modules(cmdline: &Cmdline, seen: &mut Seen, overlay: bool) {
     if cmdline.mentions_module("virtio_mmio") {
         loader.request(b"virtio_mmio");
     }
-    // The largest of all, and no device's: another processor can load it meanwhile.
-    let beside = overlay.then(|| beside(|| loader.request(b"overlay")));
     loader.coldplug(Path::new("/sys"));
-    if let Some(pid) = beside.flatten() {
-        let _ = rustix::process::waitpid(Some(pid), rustix::process::WaitOptions::empty());
-    }
-    let listed = read_conf_directory(Path::new("/etc/modules-load.d"));
+    let listed = listed_modules();
     let listed = String::from_utf8_lossy(&listed);
     let from_files = listed
         .lines()
@@ -142,17 +174,42 @@ pub(crate) fn load_modules(cmdline: &Cmdline, seen: &mut Seen, overlay: bool) {
     }
 }
 
-/// Does something in a process of its own, if there is a processor for it; here and now otherwise.
-fn beside(work: impl FnOnce() -> bool) -> Option<Pid> {
-    let processors = std::thread::available_parallelism().map_or(1, usize::from);
-    match (processors > 1).then(|| sys::fork(0)) {
-        Some(Ok(sys::Fork::Parent(pid))) => Some(pid),
-        Some(Ok(sys::Fork::Child)) => sys::exit_now(i32::from(!work())),
-        Some(Err(_)) | None => {
-            work();
-            None
+/// Something that another processor does meanwhile.
+#[must_use]
+pub(crate) struct Beside(Option<Pid>);
+
+impl Beside {
+    /// Does something that is `needed` in a process of its own, if there is a processor for it;
+    /// here and now otherwise.
+    pub(crate) fn begin(needed: bool, work: impl FnOnce()) -> Self {
+        let processors = || std::thread::available_parallelism().map_or(1, usize::from);
+        match (needed && processors() > 1).then(|| sys::fork(0)) {
+            Some(Ok(sys::Fork::Parent(pid))) => return Self(Some(pid)),
+            Some(Ok(sys::Fork::Child)) => {
+                work();
+                sys::exit_now(0)
+            }
+            Some(Err(_)) | None if needed => work(),
+            _ => {}
+        }
+        Self(None)
+    }
+
+    /// Waits until it is done.
+    pub(crate) fn finish(self) {
+        if let Some(pid) = self.0 {
+            let _ = rustix::process::waitpid(Some(pid), rustix::process::WaitOptions::empty());
         }
     }
+}
+
+/// Loads what roots that can be written to are made of: the largest of all modules, and no device's.
+/// One that cannot be loaded is said by whoever mounts it, for whom the kernel asks again.
+pub(crate) fn load_overlay(cmdline: &Cmdline) {
+    let release = rustix::system::uname();
+    let files = Files::read(Path::new("/"), &release.release().to_string_lossy());
+    let mut seen = Seen::default();
+    Loader::new(&files, cmdline, RunningKernel, &mut seen).request(b"overlay");
 }
 
 /// Makes the nodes behind which the kernel loads a module when they are opened (`/dev/fuse`,

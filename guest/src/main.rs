@@ -70,6 +70,7 @@ use std::time::{Duration, Instant};
 use bundle::{Bundle, Phase};
 use cmdline::{Cmdline, NetworkMode};
 use error::Result;
+use machine::Beside;
 use network::{Network, Plan};
 use spec::NamespaceKind;
 use supervisor::Supervisor;
@@ -100,24 +101,38 @@ fn life() -> i32 {
 
 /// From the first mount to the last.
 fn live(began: Instant, own_path: Option<&str>) -> Result<Infallible> {
-    mounts::boot_mounts()?;
+    mounts::first_mounts()?;
     let cmdline = Cmdline::parse(&fs::read("/proc/cmdline").unwrap_or_default());
     if cmdline.has("kiln.debug") {
         console::set_verbose();
     }
+    // The longest of what has to be done first; another processor can do it meanwhile.
+    let overlay = Beside::begin(volumes::exist() || bundle::mention("overlay"), || {
+        machine::load_overlay(&cmdline);
+    });
+    console::open();
+    mounts::other_mounts()?;
     debug!("mounted after {:?}", began.elapsed());
+    let onboot = read_all(Phase::Onboot);
+    let services = read_all(Phase::Service);
     let mut supervisor = Supervisor::new(cmdline.clone(), true)?;
     machine::settle(own_path);
     greet();
-
-    let onboot = read_all(Phase::Onboot);
-    let services = read_all(Phase::Service);
-    supervisor.watch_devices(needs_overlay(&onboot, &services));
-    debug!("modules loaded after {:?}", began.elapsed());
+    let (mode, plan) = network_of(&cmdline);
+    // Services that need no device begin before them, if nothing else does.
+    let devices_first = !onboot.is_empty()
+        || mode == NetworkMode::Wait
+        || matches!(plan, Plan::Static(_))
+        || machine::needs_devices(&cmdline);
+    debug!("settled after {:?}", began.elapsed());
+    overlay.finish();
+    if devices_first {
+        supervisor.watch_devices();
+        debug!("modules loaded after {:?}", began.elapsed());
+    }
     machine::set_hostname();
     machine::set_clock();
-    supervisor.listen();
-    let mode = start_network(&mut supervisor, &cmdline, &onboot, &services);
+    start_network(&mut supervisor, plan, &onboot, &services);
     volumes::mount_all();
 
     debug!("onboot begins after {:?}", began.elapsed());
@@ -140,7 +155,14 @@ fn live(began: Instant, own_path: Option<&str>) -> Result<Infallible> {
     }
     debug!("services begin after {:?}", began.elapsed());
     if supervisor.action().is_none() {
-        start_services(&mut supervisor, services, began);
+        supervisor.start_services(services);
+        if !devices_first {
+            supervisor.wait_for_started();
+            debug!("first services begun after {:?}", began.elapsed());
+            supervisor.watch_devices();
+        }
+        supervisor.wait_for_services();
+        tell_services(&supervisor, began);
         supervisor.finish_devices();
         debug!("all modules loaded after {:?}", began.elapsed());
     }
@@ -176,18 +198,8 @@ fn readable<'a>(bundles: &'a [&'a Bundles]) -> impl Iterator<Item = &'a Bundle> 
         .filter_map(|(_, bundle)| bundle.as_ref().ok())
 }
 
-fn needs_overlay(onboot: &Bundles, services: &Bundles) -> bool {
-    let mounts_overlay = |b: &Bundle| b.runtime.mounts.iter().any(|m| m.kind == "overlay");
-    volumes::exist() || readable(&[onboot, services]).any(mounts_overlay)
-}
-
-/// Starts our own network client unless it is off or a container does that work.
-fn start_network(
-    supervisor: &mut Supervisor,
-    cmdline: &Cmdline,
-    onboot: &Bundles,
-    services: &Bundles,
-) -> NetworkMode {
+/// Returns what the command line says about the network.
+fn network_of(cmdline: &Cmdline) -> (NetworkMode, Plan) {
     let mode = cmdline.network_mode().unwrap_or_else(|cause| {
         say!("{cause}");
         NetworkMode::Background
@@ -196,8 +208,16 @@ fn start_network(
         say!("{cause}");
         Plan::Dhcp(None)
     });
-    if mode == NetworkMode::Off || plan == Plan::Off {
-        return mode;
+    match mode {
+        NetworkMode::Off => (mode, Plan::Off),
+        _ => (mode, plan),
+    }
+}
+
+/// Starts our own network client unless it is off or a container does that work.
+fn start_network(supervisor: &mut Supervisor, plan: Plan, onboot: &Bundles, services: &Bundles) {
+    if plan == Plan::Off {
+        return;
     }
     // One with a network namespace of its own configures that.
     let program = |b: &&Bundle| {
@@ -212,12 +232,9 @@ fn start_network(
         ),
         None => supervisor.watch_network(Network::start(plan, Instant::now())),
     }
-    mode
 }
 
-fn start_services(supervisor: &mut Supervisor, services: Bundles, began: Instant) {
-    supervisor.start_services(services);
-    supervisor.wait_for_services();
+fn tell_services(supervisor: &Supervisor, began: Instant) {
     let count = supervisor.services_up();
     say!(
         "{count} service{} started in {:.2} s",

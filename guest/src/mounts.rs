@@ -120,10 +120,10 @@ const VAR: [(&str, u32); 9] = [
     ("tmp", 0o1777),
 ];
 
-/// Mounts everything; afterwards `/` is read-only and the tree is shared.
+/// Leaves the initramfs and mounts `/proc` and `/dev`.
 ///
 /// Only what nothing can work without is an error; the rest is said and passed over.
-pub(crate) fn boot_mounts() -> Result<()> {
+pub(crate) fn first_mounts() -> Result<()> {
     leave_initramfs()?;
     for directory in ["/proc", "/sys", "/dev", "/run", "/tmp", "/var"] {
         // On a disk that is mounted read-only they exist or the mount below says so.
@@ -138,7 +138,11 @@ pub(crate) fn boot_mounts() -> Result<()> {
         Err(cause) => return Err(cause).context(|| "mount /dev"),
     }
     crate::console::close_standard_streams();
-    crate::console::open();
+    Ok(())
+}
+
+/// Mounts the rest; afterwards `/` is read-only and the tree is shared.
+pub(crate) fn other_mounts() -> Result<()> {
     for (name, mode) in [("mqueue", 0o1777), ("shm", 0o1777), ("pts", 0o755)] {
         let _ = make_directory(&format!("/dev/{name}"), mode);
     }

@@ -13,8 +13,6 @@ use rustix::process::Pid;
 use crate::error::{Context, Error, Result};
 use crate::spec::Interface;
 
-const LOOPBACK: u32 = 1;
-
 /// Builds one netlink message (`struct nlmsghdr`, a fixed header, attributes), native endian.
 struct Message {
     bytes: Vec<u8>,
@@ -123,11 +121,6 @@ pub(crate) fn link_up(index: u32, mtu: Option<u32>) -> Result<()> {
         message.attribute(libc::IFLA_MTU, &mtu.to_ne_bytes());
     }
     request(message)
-}
-
-/// Brings `lo` up; the kernel gives it its addresses.
-pub(crate) fn loopback_up() -> Result<()> {
-    link_up(LOOPBACK, None)
 }
 
 /// `struct ifaddrmsg` for a global IPv4 address.

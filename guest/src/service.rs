@@ -25,6 +25,8 @@ pub(crate) struct Service {
     pub(crate) restarts: u32,
     /// It was ready since it was last told to start: who depends on it need not wait.
     was_ready: bool,
+    /// It may need devices.
+    needs_devices: bool,
     /// Runs in a row that were short.
     short_runs: u32,
     intent: Intent,
@@ -76,6 +78,7 @@ impl Service {
             state,
             restarts: 0,
             was_ready: false,
+            needs_devices: false,
             short_runs: 0,
             intent: Intent::Up,
         }
@@ -118,15 +121,30 @@ impl Service {
 #[derive(Debug, Default)]
 pub(crate) struct Services {
     list: Vec<Service>,
+    /// The machine's devices have their modules.
+    has_devices: bool,
     /// The machine is ending: nothing is started any more.
     ending: bool,
 }
 
 impl Services {
-    /// Adds a service that starts when what it depends on is ready.
-    pub(crate) fn add(&mut self, id: String, directory: PathBuf, policy: Policy) {
-        let service = Service::new(id, directory, policy, State::Waiting);
+    /// Adds a service that starts when what it depends on is ready, and the devices that it needs
+    /// are there.
+    pub(crate) fn add(
+        &mut self,
+        id: String,
+        directory: PathBuf,
+        policy: Policy,
+        needs_devices: bool,
+    ) {
+        let mut service = Service::new(id, directory, policy, State::Waiting);
+        service.needs_devices = needs_devices;
         self.list.push(service);
+    }
+
+    /// Lets those start that need devices.
+    pub(crate) fn devices_are_there(&mut self) {
+        self.has_devices = true;
     }
 
     /// Adds one that cannot be started.
@@ -194,11 +212,11 @@ impl Services {
             return None;
         }
         self.list.iter().position(|service| match service.state {
-            State::Waiting => service
-                .policy
-                .depends_on
-                .iter()
-                .all(|name| self.find(name).is_some_and(|needed| needed.was_ready)),
+            State::Waiting => {
+                let is_ready = |name| self.find(name).is_some_and(|needed| needed.was_ready);
+                (self.has_devices || !service.needs_devices)
+                    && service.policy.depends_on.iter().all(|name| is_ready(name))
+            }
             State::Resting { until } => until <= now,
             _ => false,
         })
@@ -403,7 +421,7 @@ mod tests {
                 restart: *restart,
                 ..Policy::default()
             };
-            services.add((*id).to_owned(), PathBuf::new(), policy);
+            services.add((*id).to_owned(), PathBuf::new(), policy, false);
         }
         services
     }
@@ -421,6 +439,19 @@ mod tests {
         all.ended(1, true, "exited", now);
         assert_eq!(all.due(now), Some(0));
         assert!(all.give_up_hopeless().is_empty());
+    }
+
+    #[test]
+    fn who_needs_devices_waits_for_them_and_holds_up_nobody() {
+        let now = Instant::now();
+        let mut all = services(&[("b", &[], Restart::Never)]);
+        all.add("a".to_owned(), PathBuf::new(), Policy::default(), true);
+        assert_eq!(all.due(now), Some(0));
+        all.started(0, PID, now);
+        assert_eq!(all.due(now), None);
+        assert!(all.give_up_hopeless().is_empty());
+        all.devices_are_there();
+        assert_eq!(all.due(now), Some(1));
     }
 
     #[test]

@@ -8,6 +8,8 @@ use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use rustix::net::{AddressFamily, SocketFlags, SocketType};
+
 /// Set in a child between fork and exec: there, a panic must not power the machine off.
 static IN_CHILD: AtomicBool = AtomicBool::new(false);
 
@@ -304,6 +306,27 @@ pub(crate) fn resize_ext4(inside: BorrowedFd<'_>, blocks: u64) -> io::Result<()>
             inside.as_raw_fd(),
             EXT4_IOC_RESIZE_FS as _,
             &raw const blocks,
+        )
+    } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// Brings the loopback interface up; the kernel gives it its addresses (netdevice(7)).
+pub(crate) fn loopback_up() -> io::Result<()> {
+    // SAFETY: all zeroes is a request, and `lo` with its NUL fits into its name.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    request.ifr_name[..2].copy_from_slice(&b"lo".map(|byte| byte as libc::c_char));
+    request.ifr_ifru.ifru_flags = libc::IFF_UP as libc::c_short;
+    let flags = SocketFlags::CLOEXEC;
+    let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::DGRAM, flags, None)?;
+    // SAFETY: the kernel reads one `struct ifreq`.
+    match unsafe {
+        libc::ioctl(
+            socket.as_raw_fd(),
+            libc::SIOCSIFFLAGS as _,
+            &raw const request,
         )
     } {
         0 => Ok(()),

@@ -174,13 +174,16 @@ impl Supervisor {
         })
     }
 
-    /// Loads the machine's modules, and from then on those of devices that appear.
-    pub(crate) fn watch_devices(&mut self, overlay: bool) {
+    /// Loads the machine's modules, and from then on those of devices that appear. From then on it
+    /// can be talked to, too.
+    pub(crate) fn watch_devices(&mut self) {
         // Subscribed first: a device may appear while the others are being answered.
         self.uevents = Uevents::open()
             .inspect_err(|cause| say!("uevents: {cause}"))
             .ok();
-        machine::load_modules(&self.cmdline, &mut self.seen, overlay);
+        machine::load_modules(&self.cmdline, &mut self.seen);
+        self.services.devices_are_there();
+        self.listen();
         // No ACPI, no button: a virtual machine without it is not worth a line.
         self.button = Button::open().ok();
     }
@@ -329,7 +332,9 @@ impl Supervisor {
             match bundle {
                 Ok(bundle) => {
                     let directory = bundle.directory.clone();
-                    self.services.add(id, directory, bundle.policy.clone());
+                    let needs_devices = bundle.needs_devices();
+                    let policy = bundle.policy.clone();
+                    self.services.add(id, directory, policy, needs_devices);
                     self.fresh.push(bundle);
                 }
                 Err(cause) => {
@@ -341,6 +346,12 @@ impl Supervisor {
         }
         self.services_changed = true;
         self.advance_services(Instant::now());
+    }
+
+    /// Waits a while for those services to begin that have been started.
+    pub(crate) fn wait_for_started(&mut self) {
+        let begun = |s: &Self| s.containers.iter().all(|c| c.status.is_none());
+        self.wait(Some(LONG_RUN), begun);
     }
 
     /// Waits until every service has begun, however long that takes.

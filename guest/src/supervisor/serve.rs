@@ -135,7 +135,7 @@ impl Supervisor {
     }
 
     /// Opens the socket and the virtio ports that are there.
-    pub(crate) fn listen(&mut self) {
+    pub(super) fn listen(&mut self) {
         self.listener = session::listen().inspect_err(|cause| say!("{cause}")).ok();
         for device in session::ports() {
             self.port_appeared(&device);

@@ -2,8 +2,10 @@
 //! the git commit that it is built from, when there is one.
 //!
 //! A cargo inside cargo, with a target directory of its own under `OUT_DIR`: when nothing in
-//! `guest/` changed it does nothing. Leaves `OUT_DIR/guest.rs` with the constant `GUEST`,
-//! and the variable `KILN_COMMIT`, unless whoever builds has set it.
+//! `guest/` changed it does nothing. `KILN_GUEST_TARGETS` names further targets, separated by
+//! spaces, for systems of other architectures; they need their standard library and a linker
+//! (`CARGO_TARGET_…_LINKER`). Leaves `OUT_DIR/guest.rs` with the constant `GUESTS`, and the
+//! variable `KILN_COMMIT`, unless whoever builds has set it.
 
 use std::path::Path;
 use std::process::Command;
@@ -32,28 +34,44 @@ fn main() {
         println!("cargo::rerun-if-changed={watched}");
     }
     println!("cargo::rerun-if-env-changed=KILN_COMMIT");
+    println!("cargo::rerun-if-env-changed=KILN_GUEST_TARGETS");
     if env::var_os("KILN_COMMIT").is_none()
         && let Some(commit) = commit(&Path::new("..").join(".git"))
     {
         println!("cargo::rustc-env=KILN_COMMIT={commit}");
     }
-    // kiln-init runs on Linux only, and the guest's architecture is this kiln's own.
-    let architecture = match variable("CARGO_CFG_TARGET_ARCH").as_str() {
-        "x86_64" => Some("amd64"),
-        "aarch64" => Some("arm64"),
-        _ => None,
-    };
-    let constant = match architecture {
-        Some(architecture) => {
-            let binary = build_guest(out);
-            format!(
-                "pub(crate) const GUEST: Option<(&str, &[u8])> = \
-                 Some(({architecture:?}, include_bytes!({binary:?})));\n"
-            )
+    let further = env::var("KILN_GUEST_TARGETS").unwrap_or_default();
+    let own = variable("TARGET");
+    let mut targets = vec![own.clone()];
+    targets.extend(further.split_whitespace().map(str::to_owned));
+    targets.sort();
+    targets.dedup();
+    let mut guests = String::new();
+    for target in targets {
+        match architecture(&target) {
+            Some(name) => {
+                let binary = build_guest(out, &target);
+                guests.push_str(&format!("({name:?}, include_bytes!({binary:?})), "));
+            }
+            // A kiln that runs elsewhere carries none for its own architecture.
+            None if target == own => {}
+            None => panic!("KILN_GUEST_TARGETS: kiln-init does not run on {target}"),
         }
-        None => "pub(crate) const GUEST: Option<(&str, &[u8])> = None;\n".to_owned(),
-    };
+    }
+    let constant = format!("pub(crate) const GUESTS: &[(&str, &[u8])] = &[{guests}];\n");
     write_when_different(&out.join("guest.rs"), constant.as_bytes());
+}
+
+/// Returns Go's name of a target's architecture, if kiln-init runs there: on Linux only.
+fn architecture(target: &str) -> Option<&'static str> {
+    let (architecture, rest) = target.split_once('-')?;
+    let name = match architecture {
+        "x86_64" => "amd64",
+        "aarch64" => "arm64",
+        "riscv64gc" => "riscv64",
+        _ => return None,
+    };
+    rest.contains("linux").then_some(name)
 }
 
 /// Returns the commit that is checked out, read from git's own files, so that a build needs no git
@@ -104,9 +122,8 @@ fn watch(path: &Path) {
     }
 }
 
-/// Builds kiln-init and returns the path of the binary.
-fn build_guest(out: &Path) -> String {
-    let target = variable("TARGET");
+/// Builds kiln-init for a target and returns the path of the binary.
+fn build_guest(out: &Path, target: &str) -> String {
     let target_directory = out.join("guest-target");
     let workspace = Path::new(&variable("CARGO_MANIFEST_DIR")).join("..");
     // The compiler's driver asks for an index of the tables that the script leaves out.
@@ -125,7 +142,7 @@ fn build_guest(out: &Path) -> String {
     }
     cargo
         .args(["build", "--quiet", "--locked", "-p", "kiln-init"])
-        .args(["--profile", "guest", "--target", &target])
+        .args(["--profile", "guest", "--target", target])
         .arg("--target-dir")
         .arg(&target_directory)
         .current_dir(&workspace)
@@ -141,7 +158,7 @@ fn build_guest(out: &Path) -> String {
         String::from_utf8_lossy(&output.stderr)
     );
     let built = target_directory.join(target).join("guest/kiln-init");
-    let binary = out.join("kiln-init");
+    let binary = out.join(format!("kiln-init-{target}"));
     match fs::read(&built) {
         Ok(bytes) => write_when_different(&binary, &bytes),
         Err(error) => panic!("cannot read {}: {error}", built.display()),

@@ -108,7 +108,7 @@ pub(crate) fn model(architecture: &str) -> Option<Model> {
     let (program, package, machine, emulated) = match architecture {
         "amd64" => ("qemu-system-x86_64", "qemu-system-x86", "q35", x86),
         "arm64" => ("qemu-system-aarch64", "qemu-system-arm", "virt", "max"),
-        "riscv64" => ("qemu-system-riscv64", "qemu-system-misc", "virt", "max"),
+        "riscv64" => ("qemu-system-riscv64", "qemu-system-misc", "virt", "rv64"),
         _ => return None,
     };
     Some(Model {

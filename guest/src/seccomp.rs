@@ -23,12 +23,20 @@ use crate::spec::{Seccomp, SyscallArg, SyscallRule};
 const NAMES: &str = include_str!("syscalls/x86_64");
 #[cfg(target_arch = "aarch64")]
 const NAMES: &str = include_str!("syscalls/aarch64");
+/// The same, and two of its own (`arch/riscv/include/uapi/asm/unistd.h`).
+#[cfg(target_arch = "riscv64")]
+const NAMES: &str = concat!(
+    include_str!("syscalls/aarch64"),
+    " 258 riscv_hwprobe riscv_flush_icache"
+);
 
-/// `AUDIT_ARCH_X86_64`, `AUDIT_ARCH_AARCH64` (`include/uapi/linux/audit.h`).
+/// `AUDIT_ARCH_X86_64`, `AUDIT_ARCH_AARCH64`, `AUDIT_ARCH_RISCV64` (`include/uapi/linux/audit.h`).
 const MACHINE: u32 = if cfg!(target_arch = "x86_64") {
     0xc000_003e
-} else {
+} else if cfg!(target_arch = "aarch64") {
     0xc000_00b7
+} else {
+    0xc000_00f3
 };
 
 /// Numbers from here on are another convention's (`__X32_SYSCALL_BIT`); without one, nobody's.

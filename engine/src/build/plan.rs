@@ -287,7 +287,8 @@ impl<'a> Planner<'a> {
                         "this kiln carries no init for {}",
                         self.request.architecture
                     );
-                    one(&entry.at, message)
+                    let hint = "build kiln with KILN_GUEST_TARGETS=TARGET for it, or use LinuxKit's init, runc and containerd images";
+                    BuildError::Spec(vec![entry.at.error(message).with_hint(hint)])
                 })?),
                 InitEntry::Image(image) => Init::Origin(self.image(image, &entry.at)?),
             });

@@ -170,9 +170,10 @@ impl Work {
     fn kernel<'t>(&self, tree: &'t Tree) -> Result<EntryRef<'t>, StepError> {
         let name = self.binary.as_deref().unwrap_or("kernel");
         if self.binary.is_none() && self.debian {
-            let mut found = tree.iter().filter(|entry| {
-                entry.path().starts_with(b"boot/vmlinuz-") && entry.kind() == Kind::File
-            });
+            let is_kernel = |entry: &EntryRef<'_>| {
+                entry.kind() == Kind::File && version(entry.path()).is_some()
+            };
+            let mut found = tree.iter().filter(is_kernel);
             return match (found.next(), found.next()) {
                 (Some(kernel), None) => Ok(kernel),
                 (None, _) => Err(StepError::new(
@@ -330,7 +331,7 @@ impl Work {
         tree: &Tree,
         kernel: &EntryRef<'_>,
     ) -> Result<Option<Vec<u8>>, StepError> {
-        let Some(version) = kernel.path().strip_prefix(b"boot/vmlinuz-") else {
+        let Some(version) = version(kernel.path()) else {
             return Ok(None);
         };
         let path = [b"boot/config-", version].concat();
@@ -342,5 +343,26 @@ impl Work {
             .and_then(|mut reader| reader.read_to_end(&mut text))
             .map_err(self.failed())?;
         Ok(Some(text))
+    }
+}
+
+/// Returns the version in the path of a kernel, as Debian names them (on RISC-V they are not
+/// compressed, hence the other name); none for other files.
+fn version(path: &[u8]) -> Option<&[u8]> {
+    let name = path.strip_prefix(b"boot/")?;
+    let kinds: [&[u8]; 2] = [b"vmlinuz-", b"vmlinux-"];
+    kinds.iter().find_map(|kind| name.strip_prefix(*kind))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn kernels_of_packages_have_versions() {
+        assert_eq!(version(b"boot/vmlinuz-6.1.0"), Some(&b"6.1.0"[..]));
+        assert_eq!(version(b"boot/vmlinux-6.12"), Some(&b"6.12"[..]));
+        assert_eq!(version(b"boot/config-6.12"), None);
+        assert_eq!(version(b"usr/lib/debug/boot/vmlinux-6.12"), None);
     }
 }

@@ -61,13 +61,17 @@ fn modules(arguments: &Run) -> Vec<&'static str> {
 
 /// Returns the kernel's command line. QEMU's user network is always the same one
 /// (docs/system/devices/net): to ask by DHCP takes longer.
-fn cmdline(networking: &Networking) -> String {
+fn cmdline(networking: &Networking, architecture: &str) -> String {
     let network = match networking {
         Networking::User => "kiln.net=wait ip=10.0.2.15::10.0.2.2:255.255.255.0::eth0:off:10.0.2.3",
         Networking::Tap(_) | Networking::Bridge(_) => "kiln.net=wait",
         Networking::None => "kiln.net=off",
     };
-    format!("console=ttyS0 quiet panic=-1 {network}")
+    let console = match architecture {
+        "arm64" => "ttyAMA0",
+        _ => "ttyS0",
+    };
+    format!("console={console} quiet panic=-1 {network}")
 }
 
 /// Builds the machine of an image; returns the prefix of its outputs, and what was built.
@@ -140,7 +144,7 @@ fn description(
         "kernel": {
             "debian": {"packages": [kernel_package(architecture)]},
             "modules": modules(arguments),
-            "cmdline": cmdline(&arguments.networking),
+            "cmdline": cmdline(&arguments.networking, architecture),
         },
         "init": ["kiln"],
         "services": [service(arguments, image, settings)?],

@@ -47,7 +47,7 @@ fn limit(resource: Resource, value: Option<u64>) {
 
 /// Has the kernel call us for modules and for an orderly power-off, where the image has no
 /// program of its own for that. It runs the path in its own root, the bare initramfs.
-fn answer_the_kernel(own_path: &str) {
+pub(crate) fn answer_the_kernel(own_path: &str) {
     if !Path::new("/sbin/modprobe").exists() {
         let _ = fs::write("/proc/sys/kernel/modprobe", own_path);
     }
@@ -239,6 +239,13 @@ pub(crate) fn load_deferred(cmdline: &Cmdline, seen: &mut Seen) {
     let release = rustix::system::uname();
     let files = Files::read(Path::new("/"), &release.release().to_string_lossy());
     Loader::new(&files, cmdline, RunningKernel, seen).load_deferred(Path::new("/sys"));
+}
+
+/// Loads what devices want that were not there before, without having been told of them.
+pub(crate) fn load_for_new_devices(cmdline: &Cmdline, seen: &mut Seen) {
+    let release = rustix::system::uname();
+    let files = Files::read(Path::new("/"), &release.release().to_string_lossy());
+    Loader::new(&files, cmdline, RunningKernel, seen).coldplug(Path::new("/sys"));
 }
 
 /// Loads what new devices want.

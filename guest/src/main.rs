@@ -15,6 +15,7 @@ mod sys;
 mod cmdline;
 mod machine;
 mod mounts;
+mod root;
 
 mod alias;
 mod loader;
@@ -113,6 +114,7 @@ fn live(began: Instant, own_path: Option<&str>) -> Result<Infallible> {
     console::open();
     mounts::other_mounts()?;
     debug!("mounted after {:?}", began.elapsed());
+    root::enter(&cmdline, own_path)?;
     let onboot = read_all(Phase::Onboot);
     let services = read_all(Phase::Service);
     let mut supervisor = Supervisor::new(cmdline.clone(), true)?;

@@ -171,10 +171,14 @@ pub(crate) fn other_mounts() -> Result<()> {
     .context(|| "make / shared")
 }
 
+/// Returns whether `/` is in memory; if nothing says so, it is a disk.
+pub(crate) fn is_initramfs() -> bool {
+    rustix::fs::statfs("/").is_ok_and(|root| INITRAMFS_MAGICS.contains(&(root.f_type as u64)))
+}
+
 /// Makes `/` an ordinary mount if it is the initramfs.
 fn leave_initramfs() -> Result<()> {
-    let kind = rustix::fs::statfs("/").context(|| "statfs /")?.f_type;
-    if !INITRAMFS_MAGICS.contains(&(kind as u64)) {
+    if !is_initramfs() {
         return Ok(());
     }
     // /run exists in every system with services and is about to be covered anyway.

@@ -378,7 +378,7 @@ fn node(inside: &Inside, device: &Device) -> Result<()> {
 
 /// Swaps `/` for the root without a directory for the old one: both are stacked on `.`, and the
 /// old one is detached (pivot_root(2), "pivot_root(".", ".")").
-fn pivot(inside: &Inside) -> Result<()> {
+pub(crate) fn pivot(inside: &Inside) -> Result<()> {
     let flags = OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC;
     let old = rustix::fs::open("/", flags, Mode::empty()).context(|| "open /")?;
     rustix::process::fchdir(inside.root.as_fd()).context(|| "enter the root")?;

@@ -33,6 +33,8 @@ macro_rules! tell {
 }
 use tell;
 
+pub(crate) use mount::{find_device, mount_found};
+
 /// A job's program.
 type Run = fn(&[String]) -> Result<()>;
 

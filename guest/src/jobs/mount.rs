@@ -17,11 +17,11 @@ use crate::bundle::make_directories;
 use crate::error::{Context, Error, Result};
 
 /// What mounts: device, mount point, type. Tests note it instead.
-type Mount = fn(&Path, &Path, &str) -> Result<()>;
+type Mount<'a> = &'a dyn Fn(&Path, &Path, &str) -> Result<()>;
 
 /// `mount [-device D] [-label L] [-uuid U] [DEVICE] MOUNTPOINT`.
 pub(crate) fn run(args: &[String]) -> Result<()> {
-    find_and_mount(args, &Devices::default(), kernel_mount)
+    find_and_mount(args, &Devices::default(), &kernel_mount)
 }
 
 /// Mounts without options.
@@ -30,7 +30,7 @@ pub(super) fn kernel_mount(device: &Path, at: &Path, kind: &str) -> Result<()> {
         .context(|| format!("mount {} ({kind}) at {}", device.display(), at.display()))
 }
 
-fn find_and_mount(args: &[String], machine: &Devices, mount: Mount) -> Result<()> {
+fn find_and_mount(args: &[String], machine: &Devices, mount: Mount<'_>) -> Result<()> {
     let args = Arguments::parse(args, &["device", "label", "uuid"], &[])?;
     let (device, at) = match args.words.as_slice() {
         [at] => (args.value("device"), *at),
@@ -57,15 +57,36 @@ fn find_and_mount(args: &[String], machine: &Devices, mount: Mount) -> Result<()
     let found = superblock::read(&device);
     let at = Path::new(at);
     make_directories(at)?;
-    match &found {
-        Some(found) => mount(&device, at, found.kind)?,
-        None => mount_as_any(&device, at, mount)?,
-    }
+    mount_as(&device, at, found.as_ref(), mount)?;
     tell!("mount: {} at {}", device.display(), at.display());
     if let Some(found) = found {
         link(machine, &device, &found.uuid);
     }
     Ok(())
+}
+
+/// Returns the device of the kernel's `root=`: `/dev/sda1`, `LABEL=…` or `UUID=…`, once it is there.
+pub(crate) fn find_device(root: &str) -> Option<PathBuf> {
+    let machine = Devices::default();
+    match root.split_once('=') {
+        Some(("LABEL", label)) => by_superblock(&machine, |found| found.label == label).ok(),
+        Some(("UUID", uuid)) => {
+            by_superblock(&machine, |found| found.uuid.eq_ignore_ascii_case(uuid)).ok()
+        }
+        _ => Some(machine.dev.join(root)).filter(|device| device.exists()),
+    }
+}
+
+/// Mounts a device by what is on it.
+pub(crate) fn mount_found(device: &Path, at: &Path, mount: Mount<'_>) -> Result<()> {
+    mount_as(device, at, superblock::read(device).as_ref(), mount)
+}
+
+fn mount_as(device: &Path, at: &Path, found: Option<&Superblock>, mount: Mount<'_>) -> Result<()> {
+    match found {
+        Some(found) => mount(device, at, found.kind),
+        None => mount_as_any(device, at, mount),
+    }
 }
 
 fn by_superblock(machine: &Devices, wanted: impl Fn(&Superblock) -> bool) -> Result<PathBuf> {
@@ -94,7 +115,7 @@ fn last_linux_partition(machine: &Devices) -> Result<PathBuf> {
 }
 
 /// Tries each type that the kernel has, as mount(8) does with what it does not know.
-fn mount_as_any(device: &Path, at: &Path, mount: Mount) -> Result<()> {
+fn mount_as_any(device: &Path, at: &Path, mount: Mount<'_>) -> Result<()> {
     let kinds = fs::read_to_string("/proc/filesystems").unwrap_or_default();
     let kinds = kinds.lines().filter_map(|line| line.strip_prefix('\t'));
     for kind in kinds {
@@ -184,7 +205,7 @@ mod tests {
         let at = root.path().join("var/lib/data");
         let mount = |words: &[&str]| {
             let words = [words, &[at.to_str().unwrap()]].concat();
-            find_and_mount(&strings(&words), &machine, note).map_err(|c| c.to_string())?;
+            find_and_mount(&strings(&words), &machine, &note).map_err(|c| c.to_string())?;
             Ok::<_, String>(MOUNTED.with(|m| m.borrow().clone()))
         };
         let device = machine.dev.join("sda2");

@@ -2,7 +2,8 @@
 //!
 //! In: a device or image. Out: a [`Superblock`], or nothing known. Offsets: ext4
 //! `fs/ext4/ext4.h` (`struct ext4_super_block`), xfs `fs/xfs/libxfs/xfs_format.h`
-//! (`struct xfs_dsb`), btrfs `include/uapi/linux/btrfs_tree.h` (`struct btrfs_super_block`), FAT
+//! (`struct xfs_dsb`), squashfs `fs/squashfs/squashfs_fs.h`, erofs `fs/erofs/erofs_fs.h`
+//! (`struct erofs_super_block`), btrfs `include/uapi/linux/btrfs_tree.h` (`struct btrfs_super_block`), FAT
 //! `include/uapi/linux/msdos_fs.h` (`struct fat_boot_sector`), ISO 9660 ECMA-119 8.4, swap
 //! `include/linux/swap.h`. A FAT label is the boot sector's, where every formatter writes it; one
 //! that was changed later by another system may stand in the root directory alone.
@@ -30,7 +31,9 @@ pub(super) fn read(device: &Path) -> Option<Superblock> {
 /// Looks for each kind in turn. FAT comes last: its mark is the weakest.
 pub(super) fn probe(device: &File) -> Option<Superblock> {
     type Parse = fn(&[u8]) -> Option<Superblock>;
-    const PARSERS: [(u64, usize, Parse); 6] = [
+    const PARSERS: [(u64, usize, Parse); 8] = [
+        (0, 96, squashfs),
+        (1024, 128, erofs),
         (0, 512, xfs),
         (1024, 1024, ext4),
         (64 << 10, 4096, btrfs),
@@ -51,6 +54,25 @@ fn xfs(bytes: &[u8]) -> Option<Superblock> {
         kind: "xfs",
         label: text(bytes.get(108..120)?),
         uuid: uuid(bytes.get(32..48)?),
+    })
+}
+
+/// One without a label and a UUID.
+fn squashfs(bytes: &[u8]) -> Option<Superblock> {
+    has(bytes, 0, b"hsqs")?;
+    Some(Superblock {
+        kind: "squashfs",
+        label: String::new(),
+        uuid: String::new(),
+    })
+}
+
+fn erofs(bytes: &[u8]) -> Option<Superblock> {
+    has(bytes, 0, &[0xe2, 0xe1, 0xf5, 0xe0])?;
+    Some(Superblock {
+        kind: "erofs",
+        label: text(bytes.get(64..80)?),
+        uuid: uuid(bytes.get(48..64)?),
     })
 }
 
@@ -244,6 +266,25 @@ pub(super) mod tests {
     }
 
     #[test]
+    fn a_root_that_is_only_read() {
+        let directory = tempfile::tempdir().unwrap();
+        let (path, tree) = (
+            directory.path().join("image"),
+            directory.path().join("tree"),
+        );
+        std::fs::create_dir(&tree).unwrap();
+        let (path, tree) = (path.to_str().unwrap(), tree.to_str().unwrap());
+        tool("mkfs.erofs", "erofs-utils", &["-U", UUID, path, tree]);
+        let found = read(Path::new(path)).unwrap();
+        assert_eq!((found.kind, &*found.uuid), ("erofs", UUID));
+        std::fs::remove_file(path).unwrap();
+        tool("mksquashfs", "squashfs-tools", &[tree, path, "-quiet"]);
+        assert_eq!(read(Path::new(path)).unwrap().kind, "squashfs");
+    }
+
+    const UUID: &str = "6c0b32d4-8b1b-4a5e-a2b3-0123456789ab";
+
+    #[test]
     fn an_iso_image() {
         let directory = tempfile::tempdir().unwrap();
         let path = iso(directory.path(), "cidata");
@@ -278,7 +319,7 @@ pub(super) mod tests {
     proptest! {
         #[test]
         fn any_bytes_are_fine(bytes in proptest::collection::vec(any::<u8>(), 0..4200), at in 0usize..600) {
-            for parse in [xfs, ext4, btrfs, iso9660, swap, fat] {
+            for parse in [squashfs, erofs, xfs, ext4, btrfs, iso9660, swap, fat] {
                 let _ = parse(&bytes);
                 let mut marked = bytes.clone();
                 if let Some(room) = marked.get_mut(at..at + 2) {

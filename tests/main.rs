@@ -22,6 +22,7 @@ mod disks;
 mod docker;
 mod failures;
 mod linuxkit;
+mod media;
 mod migrate;
 mod packages;
 mod platforms;

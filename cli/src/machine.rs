@@ -1,5 +1,5 @@
-//! A QEMU command line for a kernel and an initrd: a machine with a serial console, user networking,
-//! a source of randomness and lines for talking to the guest.
+//! A QEMU command line for a kernel in memory or a medium: a machine with a serial console, user
+//! networking, a source of randomness and lines for talking to the guest.
 //!
 //! Enters: files, wishes, and where its sockets go. Leaves: arguments; [`crate::vm`] executes them.
 
@@ -9,6 +9,7 @@ use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
+use crate::firmware::Firmware;
 use crate::vm::disk::Disk;
 use crate::vm::place::{PORTS, Place};
 
@@ -19,6 +20,8 @@ pub(crate) struct Machine {
     pub(crate) architecture: String,
     /// Where it begins.
     pub(crate) boot: Boot,
+    /// Firmware in place of QEMU's own.
+    pub(crate) firmware: Firmware,
     /// In MiB.
     pub(crate) memory: u32,
     /// Processors.
@@ -29,9 +32,9 @@ pub(crate) struct Machine {
     pub(crate) networking: Networking,
     /// Forwarded ports.
     pub(crate) publish: Vec<Publish>,
-    /// Its disks: `/dev/sda` and so on.
+    /// Its disks, behind one that it begins with: `/dev/sda` and so on.
     pub(crate) disks: Vec<Disk>,
-    /// A disc that it can read: `/dev/sr0`.
+    /// A disc that it can read, behind one that it begins with: `/dev/sr0`.
     pub(crate) disc: Option<PathBuf>,
     /// How many directories it shares with this machine, tagged `virtiofs0` and so on.
     pub(crate) shares: usize,
@@ -48,7 +51,15 @@ pub(crate) enum Boot {
         initrd: Option<PathBuf>,
         /// The kernel's command line.
         cmdline: String,
+        /// The root file system, when that is not in memory: `/dev/vda`, which is only read.
+        root: Option<PathBuf>,
     },
+    /// The first disk.
+    Disk(Disk),
+    /// A disc, as a CD-ROM.
+    Disc(PathBuf),
+    /// A directory that it sees as an EFI system partition.
+    SystemPartition(PathBuf),
 }
 
 /// What a network card leads to.
@@ -128,7 +139,10 @@ impl Machine {
             arguments.push(flag.into());
             arguments.push(value);
         };
-        add("-machine", model.machine.into());
+        add(
+            "-machine",
+            format!("{}{}", model.machine, self.screen()).into(),
+        );
         if self.kvm {
             add("-accel", "kvm".into());
             add("-cpu", "host".into());
@@ -138,19 +152,7 @@ impl Machine {
         }
         add("-smp", self.cpus.to_string().into());
         add("-m", format!("{}M", self.memory).into());
-        match &self.boot {
-            Boot::Kernel {
-                kernel,
-                initrd,
-                cmdline,
-            } => {
-                add("-kernel", kernel.into());
-                if let Some(initrd) = initrd {
-                    add("-initrd", initrd.into());
-                }
-                add("-append", cmdline.into());
-            }
-        }
+        self.add_beginning(&mut add);
         let network = match &self.networking {
             Networking::User => Some("user,id=net0".to_owned()),
             Networking::Tap(name) => {
@@ -167,24 +169,7 @@ impl Machine {
             // No option ROM: nothing is booted from the network.
             add("-device", "virtio-net-pci,netdev=net0,romfile=".into());
         }
-        // SCSI, so that disks have the names that LinuxKit's descriptions know.
-        if !self.disks.is_empty() || self.disc.is_some() {
-            add("-device", "virtio-scsi-pci".into());
-        }
-        for (index, disk) in self.disks.iter().enumerate() {
-            let Disk { file, format } = disk;
-            let drive = format!(
-                "file={},if=none,id=disk{index},format={format}",
-                escaped(file)
-            );
-            add("-drive", drive.into());
-            add("-device", format!("scsi-hd,drive=disk{index}").into());
-        }
-        if let Some(disc) = &self.disc {
-            let drive = "if=none,id=disc,format=raw,media=cdrom,readonly=on";
-            add("-drive", format!("file={},{drive}", escaped(disc)).into());
-            add("-device", "scsi-cd,drive=disc".into());
-        }
+        self.add_drives(&mut add);
         if self.shares > 0 {
             // Its server sees the machine's memory.
             let memory = self.memory;
@@ -228,7 +213,7 @@ impl Machine {
 }
 
 /// Returns a path as a value in one of QEMU's options, where a comma ends it.
-fn escaped(path: &Path) -> String {
+pub(crate) fn escaped(path: &Path) -> String {
     path.to_string_lossy().replace(',', ",,")
 }
 
@@ -362,7 +347,9 @@ mod tests {
                 kernel: "a,b-kernel".into(),
                 initrd: Some("a,b-initrd.img".into()),
                 cmdline: "console=ttyS0 a,b".into(),
+                root: None,
             },
+            firmware: Firmware::default(),
             memory: 512,
             cpus: 2,
             kvm: false,
@@ -400,7 +387,7 @@ mod tests {
         for part in [
             "-device virtio-scsi-pci -drive file=a,,b.img,if=none,id=disk0,format=raw -device scsi-hd,drive=disk0",
             "-object memory-backend-memfd,id=mem,size=512M,share=on -numa node,memdev=mem -chardev socket,id=share0,path=/run/a,,b/share.0 -device vhost-user-fs-pci,chardev=share0,tag=virtiofs0",
-            "-drive file=d.iso,if=none,id=disc,format=raw,media=cdrom,readonly=on -device scsi-cd,drive=disc",
+            "-drive file=d.iso,if=none,id=disc0,format=raw,media=cdrom,readonly=on -device scsi-cd,drive=disc0 ",
         ] {
             assert!(text.contains(part), "{text}");
         }

@@ -7,6 +7,7 @@ mod bench;
 mod cache;
 mod cache_from;
 mod docker;
+mod media;
 mod metadata;
 mod migrate;
 mod pkg;
@@ -31,6 +32,7 @@ pub(crate) use cache::{
 
 pub(crate) use self::cache_from::CacheFrom;
 pub(crate) use self::docker::Docker;
+pub(crate) use self::media::Media;
 pub(crate) use self::sbom::{Bill, Form, Sbom};
 use crate::exit;
 use crate::machine::{Networking, Publish};
@@ -146,10 +148,15 @@ since the last build is done again, and when nothing changed nothing is done.
 const RUN_ABOUT: &str = "\
 Build a system when it is a description, and boot it in QEMU.
 
-What to boot is a description (FILE.yml) or the prefix of what a build has written \
-(PREFIX-kernel, PREFIX-initrd.img, PREFIX-cmdline). The system's serial console is this terminal: \
-Ctrl-C goes to the system, Ctrl-] ends it. When the system powers off or reboots, kiln ends with \
-code 0. With --detach it runs in the background, where kiln vm finds it.
+What to boot is a description (FILE.yml), the prefix of what a build has written \
+(PREFIX-kernel, PREFIX-initrd.img, PREFIX-cmdline), or a medium: an ISO image, a disk (raw, qcow2, \
+vmdk, vhd, vhdx, vdi), a program for EFI such as a unified kernel image, or a root file system \
+beside its kernel (PREFIX-squashfs.img). A file is told by its content. The system's serial console \
+is this terminal: Ctrl-C goes to the system, Ctrl-] ends it. When the system powers off or reboots, \
+kiln ends with code 0. With --detach it runs in the background, where kiln vm finds it.
+
+Media boot by a BIOS on amd64, unless they are for EFI alone or --uefi says so, and by EFI \
+elsewhere. Disks are written to; an ISO image, a root and an EFI program are not.
 
 What is neither is a container image, of a registry or as in a description. It gets a machine of \
 its own with Debian's kernel, and kiln ends as its program does: that has this terminal's standard \
@@ -157,6 +164,8 @@ streams, with its own output apart from the machine's.
 
   kiln run hello.yml
   kiln run -p 8080:80 hello.yml
+  kiln run debian.iso
+  kiln run --uefi --mem 2048 disk.qcow2
   kiln run -p 8080:80 registry.example/nginx
   kiln run -e LANG=C registry.example/debian -- ls -l /";
 
@@ -281,9 +290,12 @@ pub(crate) struct Lock {
 /// `kiln run`.
 #[derive(Debug, Args)]
 pub(crate) struct Run {
-    /// A description, the prefix of a build's outputs, or a container image
-    #[arg(value_name = "FILE.yml|PREFIX|IMAGE")]
+    /// A description, the prefix of a build's outputs, a medium, or a container image
+    #[arg(value_name = "FILE.yml|PREFIX|MEDIUM|IMAGE")]
     pub(crate) system: PathBuf,
+    /// What is booted.
+    #[command(flatten)]
+    pub(crate) media: Media,
     /// Of an image: what its entrypoint gets in place of its own arguments
     #[arg(last = true, value_name = "ARGS")]
     pub(crate) words: Vec<String>,
@@ -330,7 +342,8 @@ pub(crate) struct Run {
     /// A file of such data
     #[arg(long, value_name = "FILE", conflicts_with = "data")]
     pub(crate) data_file: Option<PathBuf>,
-    /// Directory of disks without a name, made if it is not there [default: PREFIX-state]
+    /// Directory of disks without a name, made if it is not there [default: PREFIX-state, of a
+    /// medium FILE-state]
     #[arg(long, value_name = "DIR")]
     pub(crate) state: Option<PathBuf>,
     /// Leave the machine running in the background; kiln vm finds it

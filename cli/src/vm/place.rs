@@ -244,6 +244,21 @@ impl Place {
         self.directory.join("data.iso")
     }
 
+    /// Returns the file of the firmware's variables.
+    pub(crate) fn variables(&self) -> PathBuf {
+        self.directory.join("variables.fd")
+    }
+
+    /// Returns the directory that the machine sees as an EFI system partition.
+    pub(crate) fn system_partition(&self) -> PathBuf {
+        self.directory.join("esp")
+    }
+
+    /// Returns a file for the beginning of a disk.
+    pub(crate) fn head(&self) -> PathBuf {
+        self.directory.join("head")
+    }
+
     /// Returns the file of a description that came from nowhere.
     pub(crate) fn description(&self) -> PathBuf {
         self.directory.join("system.yml")

@@ -1,4 +1,4 @@
-//! `kiln run`: builds a description when it is one, then boots it in QEMU.
+//! `kiln run`: builds a description when it is one, then boots it, or a medium, in QEMU.
 //!
 //! The terminal is the machine's console until the machine ends; Ctrl-] ends it. A machine in the
 //! background is left to `kiln vm`.
@@ -30,7 +30,9 @@ use crate::vm::qemu::{POWER_OFF_MAX, Qemu};
 use crate::vm::share::Shares;
 
 mod disks;
+mod firmware;
 mod image;
+mod media;
 mod what;
 
 pub(super) fn run(arguments: &Run, printer: Printer) -> Result<(), Failure> {
@@ -54,13 +56,21 @@ pub(super) fn run(arguments: &Run, printer: Printer) -> Result<(), Failure> {
     let what = What::of(arguments)?;
     let window = tcgetwinsize(io::stdin()).ok().filter(|_| arguments.tty);
     let (prefix, built) = what.build(arguments, &architecture, printer)?;
-    let begins = what.boot(arguments, &prefix, window, printer)?;
     let name = what.name(&prefix);
     let place = Place::create(&name).map_err(|error| {
         Failure::failed("cannot make a place for the machine", Some(&error), None)
     })?;
     // Its files go when the machine has ended, and when it never began.
     let guard = Removed(&place);
+    let begins = what.boot(arguments, &prefix, &place, window, printer)?;
+    let by = firmware::Chooser {
+        media: &arguments.media,
+        architecture: &architecture,
+        program: &program,
+        place: &place,
+        printer,
+    };
+    let firmware = by.choose(&what)?;
     let system = System {
         what,
         built: built.and_then(|request| replace::note(request, &place)),
@@ -75,6 +85,7 @@ pub(super) fn run(arguments: &Run, printer: Printer) -> Result<(), Failure> {
     };
     let machine = Machine {
         boot: begins,
+        firmware,
         memory: arguments.mem,
         cpus: arguments.cpus,
         kvm: use_kvm(arguments, &architecture, &program, printer)?,
@@ -378,11 +389,16 @@ fn announce(machine: &Machine, place: &Place, system: &System, arguments: &Run, 
     printer.done(
         "Booting",
         &format!(
-            "{} ({} MiB, {} CPU, {} by {accelerator}); {}",
+            "{} ({} MiB, {} CPU, {}{} by {accelerator}); {}",
             place.name(),
             machine.memory,
             machine.cpus,
             machine.architecture,
+            if machine.firmware.is_efi() {
+                ", EFI,"
+            } else {
+                ""
+            },
             match (system.attaches(arguments), arguments.detach) {
                 (_, true) => format!("kiln vm stop {} ends it", place.name()),
                 (true, _) => "Ctrl-C ends it".to_owned(),

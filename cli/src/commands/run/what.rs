@@ -2,7 +2,6 @@
 //!
 //! Enters: the command line. Leaves: where the machine begins.
 
-use std::ffi::OsString;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -12,29 +11,36 @@ use rustix::termios::Winsize;
 
 use super::super::{build, request};
 use super::image;
+use super::media::{self, is_yaml, with_suffix};
 use crate::args::Run;
 use crate::failure::Failure;
 use crate::machine::Boot;
+use crate::medium::Medium;
 use crate::ui::printer::Printer;
+use crate::vm::disk::Disk;
+use crate::vm::place::Place;
 
 /// What there is to boot.
+#[derive(Debug)]
 pub(super) enum What {
     Description,
-    Outputs,
+    /// What a build has written, and a root file system that the initrd does not hold.
+    Outputs {
+        prefix: PathBuf,
+        root: Option<PathBuf>,
+    },
+    /// A file that firmware boots, by its absolute path.
+    Medium {
+        file: PathBuf,
+        medium: Medium,
+    },
     /// A container image, by the name that was given.
     Image(String),
 }
 
 impl What {
     pub(super) fn of(arguments: &Run) -> Result<Self, Failure> {
-        let system = &arguments.system;
-        let what = match system.to_str() {
-            _ if is_description(system) => Self::Description,
-            Some(image) if !with_suffix(system, "-kernel").exists() => {
-                Self::Image(image.to_owned())
-            }
-            _ => Self::Outputs,
-        };
+        let what = media::find(arguments)?;
         let is_of_images = !arguments.words.is_empty()
             || !arguments.env.is_empty()
             || arguments.user.is_some()
@@ -43,13 +49,16 @@ impl What {
             || !arguments.volume.is_empty()
             || arguments.tty;
         match &what {
-            Self::Image(_) | Self::Outputs if arguments.watch => Err(Failure::usage(
-                "--watch is for descriptions",
-                "an image is run anew",
-            )),
+            Self::Image(_) | Self::Outputs { .. } | Self::Medium { .. } if arguments.watch => Err(
+                Failure::usage("--watch is for descriptions", "an image is run anew"),
+            ),
             _ if arguments.watch && arguments.docker.docker => Err(Failure::usage(
                 "--watch cannot ask a Docker engine whether its images have changed",
                 "leave --docker out: images come from the registry, or as docker-archive:FILE",
+            )),
+            Self::Image(_) if arguments.media.is_efi() => Err(Failure::usage(
+                "--uefi and --fw are for systems",
+                "an image has a kernel of kiln's choice, which needs no firmware",
             )),
             Self::Image(_) if !arguments.disk.is_empty() || has_data(arguments) => {
                 Err(Failure::usage(
@@ -79,7 +88,8 @@ impl What {
     ) -> Result<(PathBuf, Option<Request>), Failure> {
         match self {
             Self::Description => build_prefix(arguments, printer),
-            Self::Outputs => Ok((arguments.system.clone(), None)),
+            Self::Outputs { prefix, .. } => Ok((prefix.clone(), None)),
+            Self::Medium { file, medium } => Ok((medium_prefix(file, medium), None)),
             Self::Image(image) => {
                 let (prefix, request) =
                     image::build_prefix(arguments, image, architecture, printer)?;
@@ -88,29 +98,22 @@ impl What {
         }
     }
 
-    /// Returns where the machine of these outputs begins; a program's terminal has a size.
+    /// Returns where the machine begins; a program's terminal has a size.
     pub(super) fn boot(
         &self,
         arguments: &Run,
         prefix: &Path,
+        place: &Place,
         window: Option<Winsize>,
         printer: Printer,
     ) -> Result<Boot, Failure> {
-        let kernel = with_suffix(prefix, "-kernel");
-        if !kernel.is_file() {
-            return Err(nothing_to_boot(&arguments.system, &kernel));
+        match self {
+            Self::Medium { file, medium } => boot_medium(file, medium, place),
+            Self::Outputs {
+                root: Some(root), ..
+            } => boot_root(arguments, prefix, root, printer),
+            _ => boot_initrd(arguments, prefix, window, printer),
         }
-        let initrd = with_suffix(prefix, "-initrd.img");
-        let mut cmdline = read_cmdline(&with_suffix(prefix, "-cmdline"), printer)?;
-        // What is built does not depend on it.
-        if let Some(size) = window {
-            cmdline.push_str(&format!(" kiln.window={}x{}", size.ws_row, size.ws_col));
-        }
-        Ok(Boot::Kernel {
-            kernel,
-            initrd: initrd.is_file().then_some(initrd),
-            cmdline,
-        })
     }
 
     /// Returns what people call the machine.
@@ -122,6 +125,108 @@ impl What {
                 name.to_string_lossy().into_owned()
             }
         }
+    }
+}
+
+/// Returns the prefix of what belongs to a medium; LinuxKit takes the whole name but for ISO images.
+fn medium_prefix(file: &Path, medium: &Medium) -> PathBuf {
+    match medium {
+        Medium::Iso { .. } | Medium::Program(_) => file.with_extension(""),
+        _ => file.to_owned(),
+    }
+}
+
+fn boot_medium(file: &Path, medium: &Medium, place: &Place) -> Result<Boot, Failure> {
+    Ok(match medium {
+        Medium::Disk(format) => Boot::Disk(Disk {
+            file: file.to_owned(),
+            format: format.name.to_owned(),
+        }),
+        Medium::Program(architecture) => {
+            let directory = place.system_partition();
+            let made = lay_out(file, architecture.unwrap_or_default(), &directory);
+            made.map_err(|error| {
+                let message = format!("cannot put {} where firmware looks", file.display());
+                Failure::failed(message, Some(&error), None)
+            })?;
+            Boot::SystemPartition(directory)
+        }
+        _ => Boot::Disc(file.to_owned()),
+    })
+}
+
+/// Lays out an EFI system partition whose program is this one (UEFI 2.10, 3.5.1.1).
+fn lay_out(program: &Path, architecture: &str, directory: &Path) -> io::Result<()> {
+    // QEMU's file allocation table has 16 bits.
+    const PROGRAM_MAX: u64 = 500 << 20;
+    if fs::metadata(program)?.len() > PROGRAM_MAX {
+        return Err(io::Error::other(format!(
+            "it is larger than {} MiB; put it on a disk with an EFI system partition",
+            PROGRAM_MAX >> 20
+        )));
+    }
+    let name = match architecture {
+        "arm64" => "BOOTAA64.EFI",
+        "riscv64" => "BOOTRISCV64.EFI",
+        _ => "BOOTX64.EFI",
+    };
+    let directory = directory.join("EFI/BOOT");
+    fs::create_dir_all(&directory)?;
+    std::os::unix::fs::symlink(program, directory.join(name))
+}
+
+/// Boots a kernel whose root is a disk. Its initrd, if it has one, is the image's: that of
+/// `kiln build` could hold another root.
+fn boot_root(
+    arguments: &Run,
+    prefix: &Path,
+    root: &Path,
+    printer: Printer,
+) -> Result<Boot, Failure> {
+    let kernel = kernel_of(arguments, prefix)?;
+    let name = root.to_string_lossy();
+    let stem = name.strip_suffix(".img").unwrap_or(&name);
+    let initrd = PathBuf::from(format!("{stem}-initrd.img"));
+    let cmdline = read_cmdline(&with_suffix(prefix, "-cmdline"), printer)?;
+    let file = std::path::absolute(root).map_err(|error| {
+        let message = format!("cannot use the root {}", root.display());
+        Failure::failed(message, Some(&error), None)
+    })?;
+    Ok(Boot::Kernel {
+        kernel,
+        initrd: initrd.is_file().then_some(initrd),
+        cmdline: format!("{cmdline} root=/dev/vda"),
+        root: Some(file),
+    })
+}
+
+/// Boots a kernel with everything in memory.
+fn boot_initrd(
+    arguments: &Run,
+    prefix: &Path,
+    window: Option<Winsize>,
+    printer: Printer,
+) -> Result<Boot, Failure> {
+    let kernel = kernel_of(arguments, prefix)?;
+    let initrd = with_suffix(prefix, "-initrd.img");
+    let mut cmdline = read_cmdline(&with_suffix(prefix, "-cmdline"), printer)?;
+    // What is built does not depend on it.
+    if let Some(size) = window {
+        cmdline.push_str(&format!(" kiln.window={}x{}", size.ws_row, size.ws_col));
+    }
+    Ok(Boot::Kernel {
+        kernel,
+        initrd: initrd.is_file().then_some(initrd),
+        cmdline,
+        root: None,
+    })
+}
+
+fn kernel_of(arguments: &Run, prefix: &Path) -> Result<PathBuf, Failure> {
+    let kernel = with_suffix(prefix, "-kernel");
+    match kernel.is_file() {
+        true => Ok(kernel),
+        false => Err(nothing_to_boot(&arguments.system, &kernel)),
     }
 }
 
@@ -146,22 +251,11 @@ fn build_prefix(arguments: &Run, printer: Printer) -> Result<(PathBuf, Option<Re
     }
 }
 
-fn is_description(path: &Path) -> bool {
-    let extension = path.extension().and_then(|extension| extension.to_str());
-    matches!(extension, Some("yml" | "yaml")) || path.is_file()
-}
-
-fn with_suffix(prefix: &Path, suffix: &str) -> PathBuf {
-    let mut path: OsString = prefix.as_os_str().to_owned();
-    path.push(suffix);
-    path.into()
-}
-
 fn nothing_to_boot(system: &Path, kernel: &Path) -> Failure {
     Failure::failed(
         format!("there is no {} to boot", kernel.display()),
         None,
-        Some(if is_description(system) {
+        Some(if is_yaml(system) || system.is_file() {
             "a system that boots needs `kernel:` in its description".to_owned()
         } else {
             format!(

@@ -115,6 +115,16 @@ fn the_example_boots_to_a_service_that_answers() {
             built.stderr
         );
     }
+    let sizes = String::from_utf8(space.kiln(&["size", "hello"]).stdout).unwrap();
+    for part in [
+        "kernel ",
+        "initrd ",
+        "  service web ",
+        "  modules ",
+        "  init ",
+    ] {
+        assert!(sizes.contains(part), "no {part} in\n{sizes}");
+    }
     let port = TcpListener::bind("127.0.0.1:0")
         .unwrap()
         .local_addr()

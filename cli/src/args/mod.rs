@@ -15,6 +15,7 @@ mod push;
 mod sbom;
 mod schema;
 mod serve;
+mod size;
 mod vm;
 
 use std::path::PathBuf;
@@ -45,6 +46,7 @@ pub(crate) use pkg::{Pkg, PkgCommand, PkgFlags, ShowTag};
 pub(crate) use push::{Cloud, Push};
 pub(crate) use schema::Schema;
 pub(crate) use serve::Serve;
+pub(crate) use size::Size;
 pub(crate) use vm::{Guest, Named, Replace, Vm};
 
 /// Builds minimal bootable Linux systems from OCI images and Debian packages.
@@ -114,6 +116,9 @@ pub(crate) enum Command {
     /// Print the JSON Schema of descriptions
     #[command(long_about = schema::ABOUT)]
     Schema(Schema),
+    /// Show what takes how much room in a system
+    #[command(long_about = size::ABOUT)]
+    Size(Size),
     /// Print a system's bill of materials
     #[command(long_about = sbom::ABOUT, after_long_help = exit::HELP)]
     Sbom(Sbom),

@@ -14,6 +14,7 @@ mod run;
 mod sbom;
 mod schema;
 mod serve;
+mod size;
 mod version;
 mod vm;
 mod watch;
@@ -41,6 +42,7 @@ pub(crate) fn run(arguments: &Arguments) -> ExitCode {
         Command::Cache(cache) => cache::run(cache, printer),
         Command::Sbom(sbom) => sbom::run(sbom, printer),
         Command::Pkg(pkg) => pkg::run(pkg),
+        Command::Size(size) => size::run(size),
         Command::Serve(serve) => serve::run(serve, printer),
         Command::Metadata(metadata) => metadata::run(metadata),
         Command::Version(version) => version::run(version),

@@ -5,12 +5,13 @@
 //! turn a fragment into a [`Segment`], that is a [`recipe`] (headers, ranges of packs, zeros) or,
 //! where [`compress`] was at work, an object of finished bytes; [`read`] turns segments back into
 //! bytes; [`assemble`] writes them to a file, by way of [`splice`] when only some of them changed.
-//! [`output`] says which segments make which format.
+//! [`output`] says which segments make which format. [`initrd`] reads what others may have written.
 
 pub mod assemble;
 pub mod compress;
 pub mod cpio;
 pub mod fragment;
+pub mod initrd;
 mod lease;
 pub mod metadata_iso;
 pub mod output;

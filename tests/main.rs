@@ -24,6 +24,7 @@ mod failures;
 mod linuxkit;
 mod media;
 mod migrate;
+mod network;
 mod packages;
 mod platforms;
 mod push;

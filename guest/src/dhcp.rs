@@ -321,7 +321,7 @@ fn classless_routes(mut value: &[u8]) -> Vec<(Ipv4Addr, u8, Ipv4Addr)> {
 }
 
 /// Accepts a plain domain name only: it goes into resolv.conf.
-fn domain(value: &[u8]) -> Option<String> {
+pub(crate) fn domain(value: &[u8]) -> Option<String> {
     let text = value.strip_suffix(b"\0").unwrap_or(value);
     let plain = |b: &u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_');
     let fits = !text.is_empty() && text.len() <= DOMAIN_BYTES_MAX && text.iter().all(plain);

@@ -47,6 +47,8 @@ mod terminal;
 mod users;
 
 mod dhcp;
+mod dhcp6;
+mod lease6;
 mod netlink;
 mod network;
 mod resolver;

@@ -3,7 +3,7 @@
 //! Every call opens a socket, sends one request and reads its acknowledgement, so that it acts on
 //! the network namespace of the caller at that moment.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::OwnedFd;
 
 use rustix::net::netlink::SocketAddrNetlink;
@@ -104,6 +104,17 @@ fn request(message: Message) -> Result<()> {
     acknowledged(&exchange(libc::NETLINK_ROUTE, &message.finish())?)
 }
 
+/// Asks the kernel to say on a socket what it says of every interface's IPv6 when that changes.
+pub(crate) fn ask_for_links6(socket: &OwnedFd) -> Result<()> {
+    let mut header = link_header(0, 0, 0);
+    header[0] = libc::AF_INET6 as u8;
+    let message = Message::new(libc::RTM_GETLINK, libc::NLM_F_DUMP as u16, &header);
+    let kernel = SocketAddrNetlink::new(0, 0);
+    rustix::net::sendto(socket, &message.finish(), SendFlags::empty(), &kernel)
+        .context(|| "netlink")?;
+    Ok(())
+}
+
 /// `struct ifinfomsg`.
 fn link_header(index: u32, flags: u32, change: u32) -> [u8; 16] {
     let mut header = [0; 16];
@@ -123,24 +134,27 @@ pub(crate) fn link_up(index: u32, mtu: Option<u32>) -> Result<()> {
     request(message)
 }
 
-/// `struct ifaddrmsg` for a global IPv4 address.
-fn address_message(kind: u16, flags: u16, index: u32, address: Ipv4Addr, prefix: u8) -> Message {
-    let mut header = [
-        libc::AF_INET as u8,
-        prefix,
-        0,
-        libc::RT_SCOPE_UNIVERSE,
-        0,
-        0,
-        0,
-        0,
-    ];
+/// `struct ifaddrmsg` for a global address.
+fn address_message(kind: u16, flags: u16, index: u32, address: IpAddr, prefix: u8) -> Message {
+    let (family, octets) = match &address {
+        IpAddr::V4(address) => (libc::AF_INET, &address.octets()[..]),
+        IpAddr::V6(address) => (libc::AF_INET6, &address.octets()[..]),
+    };
+    let mut header = [family as u8, prefix, 0, libc::RT_SCOPE_UNIVERSE, 0, 0, 0, 0];
     header[4..8].copy_from_slice(&index.to_ne_bytes());
     let mut message = Message::new(kind, flags, &header);
     message
-        .attribute(libc::IFA_LOCAL, &address.octets())
-        .attribute(libc::IFA_ADDRESS, &address.octets());
+        .attribute(libc::IFA_LOCAL, octets)
+        .attribute(libc::IFA_ADDRESS, octets);
     message
+}
+
+/// `struct ifa_cacheinfo`: preferred, valid, created, updated.
+fn lifetimes(preferred: u32, valid: u32) -> [u8; 16] {
+    let mut cache = [0; 16];
+    cache[..4].copy_from_slice(&preferred.to_ne_bytes());
+    cache[4..8].copy_from_slice(&valid.to_ne_bytes());
+    cache
 }
 
 /// Gives an interface an IPv4 address; one that is there already gets its lifetime renewed.
@@ -153,24 +167,35 @@ pub(crate) fn add_address(
     lifetime: Option<u32>,
 ) -> Result<()> {
     let flags = (libc::NLM_F_CREATE | libc::NLM_F_REPLACE) as u16;
-    let mut message = address_message(libc::RTM_NEWADDR, flags, index, address, prefix);
+    let mut message = address_message(libc::RTM_NEWADDR, flags, index, address.into(), prefix);
     if prefix < 31 {
         let host_bits = u32::MAX.checked_shr(u32::from(prefix)).unwrap_or(0);
         let broadcast = Ipv4Addr::from_bits(address.to_bits() | host_bits);
         message.attribute(libc::IFA_BROADCAST, &broadcast.octets());
     }
     if let Some(seconds) = lifetime {
-        // struct ifa_cacheinfo: preferred, valid, created, updated.
-        let mut cache = [0; 16];
-        cache[..4].copy_from_slice(&seconds.to_ne_bytes());
-        cache[4..8].copy_from_slice(&seconds.to_ne_bytes());
-        message.attribute(libc::IFA_CACHEINFO, &cache);
+        message.attribute(libc::IFA_CACHEINFO, &lifetimes(seconds, seconds));
     }
     request(message)
 }
 
-/// Takes an IPv4 address away.
-pub(crate) fn remove_address(index: u32, address: Ipv4Addr, prefix: u8) -> Result<()> {
+/// Gives an interface an IPv6 address alone, without a route to others; one that is there already
+/// gets its lifetimes (in seconds) renewed. The kernel looks first whether another machine has it.
+pub(crate) fn add_address6(
+    index: u32,
+    address: Ipv6Addr,
+    (preferred, valid): (u32, u32),
+) -> Result<()> {
+    let flags = (libc::NLM_F_CREATE | libc::NLM_F_REPLACE) as u16;
+    let mut message = address_message(libc::RTM_NEWADDR, flags, index, address.into(), 128);
+    message
+        .attribute(libc::IFA_CACHEINFO, &lifetimes(preferred, valid))
+        .attribute(libc::IFA_FLAGS, &libc::IFA_F_NOPREFIXROUTE.to_ne_bytes());
+    request(message)
+}
+
+/// Takes an address away.
+pub(crate) fn remove_address(index: u32, address: IpAddr, prefix: u8) -> Result<()> {
     request(address_message(
         libc::RTM_DELADDR,
         0,

@@ -8,8 +8,8 @@
 //!   `Documentation/admin-guide/nfs/nfsroot.rst`) is set once;
 //! - otherwise DHCP. `kiln.net=wait` holds services back until there is an address.
 //!
-//! Of IPv6 the kernel takes care; where nobody answers to DHCP, a DNS server that a router has
-//! announced is as good as an address.
+//! Of IPv6 the kernel takes care, and DHCPv6 ([`crate::lease6`]) where routers ask for it; where
+//! nobody answers to DHCP, an address or a DNS server by IPv6 is as good as an address.
 //!
 //! One descriptor and one deadline are all it wants from the event loop.
 
@@ -23,6 +23,7 @@ use std::time::{Duration, Instant};
 use crate::cmdline::Cmdline;
 use crate::dhcp::{self, Kind, Reply, Request};
 use crate::error::{Context, Error, Result};
+use crate::lease6;
 use crate::resolver::Resolver;
 use crate::routers::Routers;
 use crate::{netlink, say, sys};
@@ -182,6 +183,8 @@ pub(crate) struct Network {
     began: Instant,
     resolver: Resolver,
     routers: Option<Routers>,
+    /// The client of DHCPv6, where there is an interface.
+    six: Option<lease6::Client>,
 }
 
 impl Network {
@@ -200,6 +203,7 @@ impl Network {
             began: now,
             resolver: Resolver::default(),
             routers: None,
+            six: None,
         };
         network.interface_appeared(now);
         network
@@ -208,8 +212,12 @@ impl Network {
     /// Returns whether there is nothing more to wait for.
     pub(crate) fn is_settled(&self) -> bool {
         let is_lonely = matches!(self.state, State::Selecting) && self.tries >= LONELY_MIN;
+        let six = self.six.as_ref();
+        let has_six = !self.resolver.announced.is_empty()
+            || !self.resolver.told.servers.is_empty()
+            || six.is_some_and(|six| six.address().is_some());
         matches!(self.state, State::Bound(_) | State::Done)
-            || is_lonely && !self.resolver.announced.is_empty()
+            || is_lonely && has_six && six.is_none_or(lease6::Client::is_settled)
     }
 
     /// Returns what to poll for reading.
@@ -218,12 +226,15 @@ impl Network {
             Socket::Packet(fd) => fd.as_fd(),
             Socket::Unicast(udp) => udp.as_fd(),
         });
-        socket.chain(self.routers.iter().map(|it| it.socket.as_fd()))
+        let routers = self.routers.iter().map(|it| it.socket.as_fd());
+        let six = self.six.iter().filter_map(lease6::Client::fd);
+        socket.chain(routers).chain(six)
     }
 
     /// Returns when [`Self::advance`] is to be called at the latest.
     pub(crate) fn deadline(&self) -> Option<Instant> {
-        self.deadline
+        let six = self.six.as_ref().and_then(lease6::Client::deadline);
+        [self.deadline, six].into_iter().flatten().min()
     }
 
     /// Looks for the interface again.
@@ -242,6 +253,12 @@ impl Network {
         let Some(interface) = find_interface(Path::new("/sys/class/net"), wanted.as_deref()) else {
             return;
         };
+        // Before the link is up, so that nothing a router says is missed. Without it there is no
+        // IPv6, or no DNS server by it.
+        if matches!(self.plan, Plan::Dhcp(_)) {
+            self.routers = Routers::open(interface.index).ok();
+            self.six = Some(lease6::Client::new(interface.clone(), now));
+        }
         if let Err(cause) = netlink::link_up(interface.index, None) {
             say!("{}: {cause}", interface.name);
         }
@@ -255,8 +272,6 @@ impl Network {
             self.state = State::Done;
             return;
         }
-        // Without them there is no IPv6, or no DNS server by it.
-        self.routers = Routers::open().ok();
         self.select(now);
     }
 
@@ -265,21 +280,33 @@ impl Network {
         while let Some(reply) = self.receive() {
             self.hear(reply, now);
         }
-        self.listen_to_routers();
+        self.advance_six(now);
         if self.deadline.is_some_and(|deadline| deadline <= now) {
             self.timeout(now);
         }
     }
 
-    fn listen_to_routers(&mut self) {
-        let (Some(routers), Some(interface)) = (&mut self.routers, &self.interface) else {
+    /// What routers say, and servers of DHCPv6.
+    fn advance_six(&mut self, now: Instant) {
+        let (Some(routers), Some(six), Some(interface)) =
+            (&mut self.routers, &mut self.six, &self.interface)
+        else {
             return;
         };
-        if routers.listen() {
-            self.resolver.announced = routers.servers((interface.index, &interface.name));
-            if let Err(cause) = self.resolver.write() {
-                say!("{cause}");
-            }
+        let mut changed = routers.listen(six.address());
+        if changed {
+            self.resolver.announced = routers.servers(&interface.name);
+        }
+        if routers.take_duplicate() {
+            six.decline(now);
+        }
+        six.hear_router(routers.asks(), now);
+        if six.advance(now) {
+            self.resolver.told = six.told().clone();
+            changed = true;
+        }
+        if changed && let Err(cause) = self.resolver.write() {
+            say!("{cause}");
         }
     }
 
@@ -408,7 +435,7 @@ impl Network {
             .as_ref()
             .is_some_and(|p| p.address == reply.address);
         if let Some(old) = previous.filter(|_| !renewed) {
-            let _ = netlink::remove_address(interface.index, old.address, old.prefix);
+            let _ = netlink::remove_address(interface.index, old.address.into(), old.prefix);
         }
         self.resolver.servers.clone_from(&reply.nameservers);
         self.resolver.domain.clone_from(&reply.domain);
@@ -473,7 +500,7 @@ impl Network {
         if let (State::Bound(lease), Some(interface)) = (&self.state, &self.interface) {
             let address = lease.reply.address;
             say!("{}: {address} given up: {why}", interface.name);
-            let _ = netlink::remove_address(interface.index, address, lease.reply.prefix);
+            let _ = netlink::remove_address(interface.index, address.into(), lease.reply.prefix);
         }
         self.socket = None;
         self.select(now);

@@ -21,6 +21,7 @@ mod descriptions;
 mod disks;
 mod docker;
 mod failures;
+mod jobs;
 mod linuxkit;
 mod media;
 mod migrate;

@@ -106,6 +106,14 @@ fn wait_for(
 /// Unmounts what is on disks, newest first; what is busy becomes at least read-only.
 fn unmount_disks() {
     rustix::fs::sync();
+    // A file system whose file is swap is busy, and cannot even become read-only.
+    let swaps = fs::read_to_string("/proc/swaps").unwrap_or_default();
+    for path in swaps.lines().skip(1).filter_map(|it| it.split(' ').next()) {
+        let path = unescape(path);
+        if let Err(cause) = sys::swap_off(&path) {
+            say!("{path}: still used as swap: {cause}");
+        }
+    }
     let table = fs::read("/proc/self/mountinfo").unwrap_or_default();
     let mut all = mounts(&table);
     all.reverse();

@@ -239,6 +239,16 @@ pub(crate) fn swap_on(path: &std::path::Path) -> io::Result<()> {
     }
 }
 
+/// Ends that (swapoff(2)): what is in it comes back into memory.
+pub(crate) fn swap_off(path: &str) -> io::Result<()> {
+    let path = CString::new(path)?;
+    // SAFETY: the path is a C string that outlives the call.
+    match unsafe { libc::swapoff(path.as_ptr()) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
 /// `BLKRRPART` and `BLKPG` (`include/uapi/linux/fs.h`, `blkpg.h`).
 const BLKRRPART: libc::c_ulong = 0x125f;
 const BLKPG: libc::c_ulong = 0x1269;

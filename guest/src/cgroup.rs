@@ -1,7 +1,8 @@
 //! Control groups, version 2 only: one per container, limits from `linux.resources`.
 //!
 //! The group is made before the child exists; the child moves itself in. Controllers are enabled
-//! on the way down only when a limit needs them, so that an unlimited system pays nothing.
+//! on the way down only when a limit needs them, so that an unlimited system pays nothing, but for
+//! the number of processes: a container that names no limit gets a share of what the machine has.
 
 use std::fs;
 use std::os::fd::OwnedFd;
@@ -13,10 +14,14 @@ use rustix::process::Pid;
 
 use crate::error::{Context, Error, Result};
 use crate::spec::{BlockIo, Config, Cpu, Memory, Resources};
-use crate::{bpf, builtin};
+use crate::{bpf, builtin, say};
 
 /// Where the hierarchy is mounted.
 const ROOT: &str = "/sys/fs/cgroup";
+
+/// Where the number of processes is limited, and to which part of all by default.
+const PIDS_MAX: &str = "pids.max";
+const PIDS_PERCENT: u64 = 15;
 
 /// A file of a control group and what is written to it.
 type Setting = (String, String);
@@ -47,10 +52,40 @@ pub(crate) fn create(id: &str, config: &Config) -> Result<Option<PathBuf>> {
     for (file, value) in &settings {
         write(&path, file, value).context(|| format!("{file} = {value}"))?;
     }
+    if !settings.iter().any(|(file, _)| file == PIDS_MAX)
+        && let Some(limit) = processes_max()
+        && let Err(cause) = set_default(&path, (PIDS_MAX.to_owned(), limit.to_string()))
+    {
+        say!("{id}: its processes are not limited: {cause}");
+    }
     if !builtin::is_job(config) {
         bpf::filter_devices(&path, &resources.devices)?;
     }
     Ok(Some(path))
+}
+
+/// Returns how many processes and threads a container may have that names no limit: of what the
+/// kernel can have, the part that systemd gives a unit (`DefaultTasksMax=`, systemd-system.conf(5)).
+/// None on a kernel that cannot count them.
+fn processes_max() -> Option<u64> {
+    let read = |path: &str| fs::read_to_string(path).ok();
+    let number = |name: &str| {
+        read(&format!("/proc/sys/kernel/{name}"))?
+            .trim()
+            .parse()
+            .ok()
+    };
+    let controllers = read(&format!("{ROOT}/cgroup.controllers"))?;
+    if !controllers.split_whitespace().any(|it| it == "pids") {
+        return None;
+    }
+    let all: u64 = number("pid_max")?;
+    Some((all.min(number("threads-max")?) * PIDS_PERCENT / 100).max(1))
+}
+
+fn set_default(path: &Path, setting: Setting) -> Result<()> {
+    enable_controllers(path, std::slice::from_ref(&setting))?;
+    fs::write(path.join(&setting.0), setting.1).context(|| &setting.0)
 }
 
 /// Writes a setting; some have another place, or none, on some kernels.
@@ -200,7 +235,7 @@ fn settings(resources: &Resources) -> Result<Vec<Setting>> {
         } else {
             "max".to_owned()
         };
-        all.push(("pids.max".to_owned(), value));
+        all.push((PIDS_MAX.to_owned(), value));
     }
     block_io(&resources.block_io, &mut all);
     for limit in &resources.hugepage_limits {

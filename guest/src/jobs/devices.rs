@@ -27,20 +27,25 @@ impl Default for Devices {
 }
 
 impl Devices {
-    /// Returns every block device, in name order.
+    /// Returns every block device, in the order of their places in the machine: the letters of SCSI
+    /// disks are given in the order in which the kernel is done probing them, which is another one
+    /// at the next boot.
     pub(super) fn all(&self) -> Vec<PathBuf> {
         let entries = fs::read_dir(self.sys.join("class/block"));
-        let mut all: Vec<PathBuf> = entries
+        let mut all: Vec<(PathBuf, PathBuf)> = entries
             .into_iter()
             .flatten()
             .flatten()
-            .map(|entry| self.dev.join(entry.file_name()))
+            .map(|entry| {
+                let place = fs::canonicalize(entry.path()).unwrap_or_default();
+                (place, self.dev.join(entry.file_name()))
+            })
             .collect();
         all.sort();
-        all
+        all.into_iter().map(|(_, device)| device).collect()
     }
 
-    /// Returns those that LinuxKit takes for disks, in name order: all but `loop*`, `nbd*` and
+    /// Returns those that LinuxKit takes for disks, in that order: all but `loop*`, `nbd*` and
     /// letters followed by digits, which are partitions (`sda1`) and drives (`sr0`).
     pub(super) fn disks(&self) -> Vec<PathBuf> {
         let mut disks = self.all();
@@ -138,6 +143,21 @@ pub(super) mod tests {
         }
         fs::write(&devices.mounts, "").unwrap();
         devices
+    }
+
+    #[test]
+    fn disks_come_by_their_places() {
+        let root = tempfile::tempdir().unwrap();
+        let devices = machine(root.path(), &[]);
+        let class = devices.sys.join("class/block");
+        fs::create_dir_all(&class).unwrap();
+        for (place, name) in [("0:0:1:0", "sda"), ("0:0:0:0", "sdb")] {
+            let place = devices.sys.join("devices").join(place).join(name);
+            fs::create_dir_all(&place).unwrap();
+            std::os::unix::fs::symlink(place, class.join(name)).unwrap();
+        }
+        let disks = ["sdb", "sda"].map(|name| devices.dev.join(name));
+        assert_eq!(devices.disks(), disks);
     }
 
     #[test]

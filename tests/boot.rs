@@ -204,6 +204,55 @@ fn services_that_need_no_device_begin_before_the_devices() {
     assert_order(&console, &steps);
 }
 
+/// Asks as LinuxKit's `logread` does: one byte, and JSON until the end.
+const LOGREAD: &str = r#"
+kernel:
+  debian: {suite: bookworm, packages: [linux-image-cloud-amd64]}
+  modules: [overlay]
+  cmdline: console=ttyS0 quiet kiln.net=off
+init: [kiln]
+onboot:
+  - name: first
+    debian: {suite: bookworm, packages: [busybox-static]}
+    command: [/bin/busybox, sh, -c, "echo first words; echo complaint >&2"]
+services:
+  - name: read
+    debian: {suite: bookworm, packages: [perl-base]}
+    pid: host
+    capabilities: [CAP_KILL]
+    binds: ["/run:/run", "/var/log:/log"]
+    command:
+      - /usr/bin/perl
+      - -MIO::Socket::UNIX
+      - -e
+      - |
+        $| = 1;
+        my $socket = IO::Socket::UNIX->new("/run/memlogdq.sock") or die $!;
+        syswrite $socket, "\0";
+        print "asked: $_" while <$socket>;
+        print "files: @{[glob '/log/*.log']}.\n";
+        kill "USR2", 1;
+files:
+  - {path: usr/bin/memlogd, contents: "its image is in init"}
+"#;
+
+#[test]
+fn a_system_with_memlogd_answers_those_who_ask_it() {
+    let space = Space::new();
+    space.write("box.yml", LOGREAD);
+    let arguments = ["--accel", "tcg", "--networking", "none", "box.yml"];
+    let console = Machine::boot(&space, &arguments).end();
+    assert_order(
+        &console,
+        &[
+            "asked: {\"time\":\"20",
+            "\"source\":\"onboot.000-first.out\",\"msg\":\"first words\"}",
+            "\"source\":\"onboot.000-first\",\"msg\":\"complaint\"}",
+            "files: .",
+        ],
+    );
+}
+
 pub(super) fn assert_order(console: &str, texts: &[&str]) {
     let at = |text: &&str| {
         console

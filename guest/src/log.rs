@@ -225,6 +225,13 @@ impl Journal {
         self.id == id && self.phase == phase
     }
 
+    /// Returns what LinuxKit's memlogd calls an output: the log file's name without its end.
+    pub(crate) fn source(&self, output: Output) -> String {
+        let path = path(&self.id, self.phase, output);
+        let stem = path.file_stem().unwrap_or_default();
+        stem.to_string_lossy().into_owned()
+    }
+
     fn bytes(&mut self, output: Output, bytes: &[u8]) {
         let file = &mut self.files[output as usize];
         if let Some(open) = file
@@ -236,7 +243,7 @@ impl Journal {
         }
     }
 
-    fn line(&mut self, output: Output, text: &[u8]) {
+    pub(crate) fn line(&mut self, output: Output, text: &[u8]) {
         if self.to_console {
             console::line(&self.prefix, text);
         }

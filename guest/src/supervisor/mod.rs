@@ -6,6 +6,7 @@
 //!
 //! [`turn`]: Supervisor::turn
 
+mod memlog;
 mod program;
 mod replace;
 mod report;
@@ -32,6 +33,7 @@ use crate::service::{Services, State};
 use crate::spec::ConsoleSize;
 use crate::uevent::{Event, Uevents};
 use crate::{bundle, cgroup, console, machine, say, sys};
+use memlog::Memlog;
 use replace::Replacement;
 use running::Running;
 use serve::{Conversation, send};
@@ -70,6 +72,7 @@ enum Source {
     Console,
     Listener,
     Conversation,
+    Memlog,
     Status(usize),
     Notify,
     Stream(usize),
@@ -114,6 +117,8 @@ pub(crate) struct Supervisor {
     conversations: Vec<Conversation>,
     /// Whether logs go to files.
     keep_logs: bool,
+    /// Or to programs that know LinuxKit's memlogd.
+    memlog: Option<Memlog>,
     action: Option<Action>,
     requests: u32,
     failures: i32,
@@ -166,6 +171,7 @@ impl Supervisor {
             listener: None,
             conversations: Vec::new(),
             keep_logs,
+            memlog: None,
             action: None,
             requests: 0,
             failures: 0,
@@ -486,7 +492,7 @@ impl Supervisor {
                     stream.pump(&mut self.journals[stream.journal], |_, _| {});
                 }
                 // Looked at below, as time passes.
-                Source::Network | Source::Notify | Source::Conversation => {}
+                Source::Network | Source::Notify | Source::Conversation | Source::Memlog => {}
                 Source::Listener => self.accept(),
             }
         }
@@ -496,6 +502,9 @@ impl Supervisor {
         }
         self.streams.retain(|(_, stream)| !stream.ended);
         self.bury(now);
+        if let Some(memlog) = &mut self.memlog {
+            memlog.advance(&self.journals);
+        }
         self.advance_services(now);
         self.advance_replacements(now);
         self.note_main(now);
@@ -534,6 +543,9 @@ impl Supervisor {
         }
         if let (Some(listener), true) = (&self.listener, self.may_accept()) {
             watch(Source::Listener, listener.as_fd(), PollFlags::IN);
+        }
+        for (fd, flags) in self.memlog.iter().flat_map(Memlog::waits) {
+            watch(Source::Memlog, fd, flags);
         }
         if let Some(out) = console.waiting() {
             watch(Source::Console, out, PollFlags::OUT);

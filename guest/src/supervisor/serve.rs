@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use rustix::event::PollFlags;
 use rustix::process::{Pid, WaitStatus};
 
+use super::memlog::Memlog;
 use super::program::{Program, exit_code, feed};
 use super::replace::{Arrival, Wanted};
 use super::report::stamp;
@@ -137,6 +138,11 @@ impl Supervisor {
     /// Opens the socket and the virtio ports that are there.
     pub(super) fn listen(&mut self) {
         self.listener = session::listen().inspect_err(|cause| say!("{cause}")).ok();
+        self.memlog = Memlog::open().unwrap_or_else(|cause| {
+            say!("{cause}");
+            None
+        });
+        self.keep_logs &= self.memlog.is_none();
         for device in session::ports() {
             self.port_appeared(&device);
         }

@@ -189,7 +189,8 @@ impl Bundle {
     pub(crate) fn needs_devices(&self) -> bool {
         let is_absent = |path: &str| !fs::metadata(path).is_ok_and(|node| !node.is_dir());
         let tops = ["/dev", "/sys", "/run/kiln"];
-        let is_device = |path: &str| tops.iter().any(|top| Path::new(path).starts_with(top));
+        let meet = |path: &Path, top: &Path| path.starts_with(top) || top.starts_with(path);
+        let is_device = |path: &str| tops.iter().any(|top| meet(path.as_ref(), top.as_ref()));
         let (config, runtime) = (&self.config, &self.runtime);
         let mounts = config.mounts.iter().map(|mount| mount.source.as_str());
         let devices = config
@@ -367,6 +368,7 @@ mod tests {
         assert!(needs("", "/dev", "/dev/null"));
         assert!(needs("", "/dev/null", "/dev/not-there-yet"));
         assert!(needs("", "/run/kiln", "/dev/null"));
+        assert!(needs("", "/run", "/dev/null"));
     }
 
     #[test]

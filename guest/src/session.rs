@@ -306,7 +306,8 @@ impl Session {
         }
     }
 
-    fn write(&mut self) -> bool {
+    /// Writes what can be; false as [`Self::pump`].
+    pub(crate) fn write(&mut self) -> bool {
         while !self.output.is_empty() {
             let (head, _) = self.output.as_slices();
             match rustix::io::write(&self.fd, head) {

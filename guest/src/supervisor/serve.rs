@@ -229,7 +229,8 @@ impl Supervisor {
         self.advance_job(conversation);
         let waiting = conversation.waiting();
         conversation.session.tell_taken(waiting);
-        conversation.session.pump()
+        // Nothing is read here: nobody would be woken for what waits in the session.
+        conversation.session.write()
     }
 
     /// Does what the client has said; false when that makes no sense.

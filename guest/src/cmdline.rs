@@ -117,6 +117,12 @@ impl Cmdline {
         Some((rows.parse().ok()?, columns.parse().ok()?))
     }
 
+    /// Returns whether the machine is off after a reset, and never without one
+    /// (`kiln.poweroff=reset`): so it is on Firecracker, which has no other way out.
+    pub(crate) fn resets_to_power_off(&self) -> bool {
+        self.value("kiln.poweroff") == Some("reset")
+    }
+
     /// Returns the kernel's `panic=` in seconds: positive waits and reboots, negative reboots at
     /// once, zero (or none) does not reboot.
     pub(crate) fn panic_seconds(&self) -> i64 {
@@ -164,6 +170,8 @@ mod tests {
             Ok(NetworkMode::Background)
         );
         let c = Cmdline::parse(b"kiln.net=off kiln.net=wait panic=-1 kiln.window=24x80");
+        assert!(!c.resets_to_power_off());
+        assert!(Cmdline::parse(b"reboot=k kiln.poweroff=reset").resets_to_power_off());
         assert_eq!(c.window(), Some((24, 80)));
         assert_eq!(c.network_mode(), Ok(NetworkMode::Wait));
         assert_eq!(c.panic_seconds(), -1);

@@ -26,7 +26,7 @@ const COMPRESSED_FILE: i32 = 4;
 
 /// Parts of module paths that no container has to wait for: they make a machine cooler, faster or
 /// more observable, not more able. Loading one costs about as much as starting a container.
-const DEFERRED_PATHS: [&str; 16] = [
+const DEFERRED_PATHS: [&str; 17] = [
     "/crypto/",
     "/events/",
     "drivers/acpi/ac.",
@@ -36,6 +36,7 @@ const DEFERRED_PATHS: [&str; 16] = [
     "drivers/acpi/thermal.",
     // Who steers the machine from outside waits until it runs.
     "drivers/char/virtio_console.",
+    "net/vmw_vsock/",
     // Who needs random numbers before there are any waits for them.
     "drivers/char/hw_random/",
     "drivers/cpufreq/",

@@ -136,6 +136,7 @@ fn live(began: Instant, own_path: Option<&str>) -> Result<Infallible> {
     }
     machine::set_hostname();
     machine::set_clock();
+    supervisor.listen_as_memlogd();
     start_network(&mut supervisor, plan, &onboot, &services);
     volumes::mount_all();
 

@@ -15,8 +15,8 @@
 //!
 //! The client is a pipe with a terminal: commands are understood, and their output is written,
 //! here alone. A conversation goes over a socket in `/run/kiln`, or over one of the virtio serial
-//! ports named `kiln.control.N`, whose other end is a socket of whoever runs the virtual machine.
-//! Neither can be reached over a network.
+//! ports named `kiln.control.N`, whose other end is a socket of whoever runs the virtual machine, or
+//! over a vsock connection from there to [`VSOCK_PORT`]. None can be reached over a network.
 
 use std::collections::VecDeque;
 use std::fs;
@@ -30,10 +30,14 @@ use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
 use crate::error::{Context, Error, Result};
 use crate::json::{self, record};
-use crate::sys;
+use crate::{say, sys};
 
 /// Where the machine listens.
 pub(crate) const SOCKET: &str = "/run/kiln/control.sock";
+/// Where the machine listens for its host. A container would need CAP_NET_BIND_SERVICE to take it.
+const VSOCK_PORT: u32 = 1010;
+/// Whether there is vsock(7) at all: to ask for a socket would have the kernel look for a module.
+const VSOCK_DEVICE: &str = "/dev/vsock";
 /// Names of the virtio ports; a number follows.
 const PORT_PREFIX: &str = "kiln.control.";
 /// Longest request, in bytes.
@@ -215,9 +219,17 @@ impl Session {
 
     /// Accepts a conversation over the socket.
     pub(crate) fn accept(listener: &OwnedFd) -> Option<Self> {
-        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-        let fd = rustix::net::accept_with(listener, flags).ok()?;
-        Some(Self::new(fd, None))
+        accept(listener).map(|fd| Self::new(fd, None))
+    }
+
+    /// Accepts a conversation from the host; whoever else knocks is hung up on.
+    pub(crate) fn accept_host(listener: &OwnedFd) -> Option<Self> {
+        loop {
+            let fd = accept(listener)?;
+            if sys::is_of_host(fd.as_fd()) {
+                return Some(Self::new(fd, None));
+            }
+        }
     }
 
     /// Opens a virtio port by the name of its device; none if it is not for us.
@@ -448,6 +460,18 @@ pub(crate) fn listen() -> Result<OwnedFd> {
         Ok(socket)
     };
     make().context(|| SOCKET)
+}
+
+/// Listens for the host, where there is a device for that.
+pub(crate) fn listen_host() -> Option<OwnedFd> {
+    let there = Path::new(VSOCK_DEVICE).exists();
+    let opened = there.then(|| sys::listen_vsock(VSOCK_PORT));
+    opened?.inspect_err(|cause| say!("vsock: {cause}")).ok()
+}
+
+fn accept(listener: &OwnedFd) -> Option<OwnedFd> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    rustix::net::accept_with(listener, flags).ok()
 }
 
 /// Returns the devices of all virtio ports that are there.

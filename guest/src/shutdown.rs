@@ -72,7 +72,7 @@ pub(crate) fn shut_down(supervisor: &mut Supervisor, action: Action) -> ! {
     rustix::fs::sync();
     say!("{verb} now, after {:.2} s", began.elapsed().as_secs_f64());
     console::flush(FLUSH_MAX);
-    end_machine(action)
+    end_machine(action, supervisor.cmdline())
 }
 
 fn end_processes(supervisor: &mut Supervisor) {
@@ -164,8 +164,9 @@ fn unescape(path: &str) -> String {
     out
 }
 
-fn end_machine(action: Action) -> ! {
+fn end_machine(action: Action, cmdline: &Cmdline) -> ! {
     let command = match action {
+        Action::PowerOff if cmdline.resets_to_power_off() => RebootCommand::Restart,
         Action::PowerOff => RebootCommand::PowerOff,
         Action::Reboot => RebootCommand::Restart,
         Action::Halt => RebootCommand::Halt,
@@ -197,11 +198,11 @@ pub(crate) fn die(why: &str) -> ! {
     rustix::fs::sync();
     let cmdline = Cmdline::parse(&fs::read("/proc/cmdline").unwrap_or_default());
     match cmdline.panic_seconds() {
-        0 => end_machine(Action::PowerOff),
+        0 => end_machine(Action::PowerOff, &cmdline),
         seconds => {
             let wait = u64::try_from(seconds).unwrap_or(0);
             std::thread::sleep(Duration::from_secs(wait));
-            end_machine(Action::Reboot)
+            end_machine(Action::Reboot, &cmdline)
         }
     }
 }

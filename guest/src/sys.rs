@@ -514,6 +514,52 @@ pub(crate) fn leave_connections(listener: BorrowedFd<'_>) -> io::Result<()> {
     )
 }
 
+/// Opens a vsock(7) stream socket that listens at a port on whatever address this machine has.
+pub(crate) fn listen_vsock(port: u32) -> io::Result<OwnedFd> {
+    let kind = libc::SOCK_STREAM | libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC;
+    // SAFETY: the descriptor is checked before it becomes an OwnedFd.
+    let socket = unsafe {
+        match libc::socket(libc::AF_VSOCK, kind, 0) {
+            fd @ 0.. => OwnedFd::from_raw_fd(fd),
+            _ => return Err(io::Error::last_os_error()),
+        }
+    };
+    // SAFETY: all zeros are a valid sockaddr_vm.
+    let mut address: libc::sockaddr_vm = unsafe { std::mem::zeroed() };
+    address.svm_family = libc::AF_VSOCK as libc::sa_family_t;
+    address.svm_port = port;
+    address.svm_cid = libc::VMADDR_CID_ANY;
+    let size = size_of::<libc::sockaddr_vm>() as libc::socklen_t;
+    // SAFETY: `address` is a whole sockaddr_vm and its size is passed; the rest are numbers.
+    let done = unsafe {
+        libc::bind(socket.as_raw_fd(), (&raw const address).cast(), size) == 0
+            && libc::listen(socket.as_raw_fd(), 8) == 0
+    };
+    match done {
+        true => Ok(socket),
+        false => Err(io::Error::last_os_error()),
+    }
+}
+
+/// Returns whether the other end of a vsock connection is the machine's host, rather than something
+/// inside the machine or beside it.
+pub(crate) fn is_of_host(connection: BorrowedFd<'_>) -> bool {
+    // SAFETY: all zeros are a valid sockaddr_vm.
+    let mut address: libc::sockaddr_vm = unsafe { std::mem::zeroed() };
+    let mut size = size_of::<libc::sockaddr_vm>() as libc::socklen_t;
+    // SAFETY: the kernel writes at most `size` bytes of `address`.
+    let done = unsafe {
+        libc::getpeername(
+            connection.as_raw_fd(),
+            (&raw mut address).cast(),
+            &raw mut size,
+        )
+    };
+    done == 0
+        && libc::c_int::from(address.svm_family) == libc::AF_VSOCK
+        && address.svm_cid == libc::VMADDR_CID_HOST
+}
+
 /// The C library's fnmatch(3), the oracle of our own.
 #[cfg(test)]
 pub(crate) fn fnmatch(pattern: &std::ffi::CStr, text: &std::ffi::CStr) -> bool {

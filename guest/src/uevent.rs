@@ -22,6 +22,8 @@ pub(crate) enum Event {
     Interface,
     /// A virtio serial port, which has a name now: its device.
     Port(String),
+    /// There is vsock(7) now.
+    Vsock,
 }
 
 /// A subscription.
@@ -69,7 +71,11 @@ fn parse(datagram: &[u8]) -> Option<Event> {
     if let Some(modalias) = value(b"MODALIAS") {
         return Some(Event::Modalias(modalias.to_vec()));
     }
-    (value(b"SUBSYSTEM")? == b"net").then_some(Event::Interface)
+    match value(b"SUBSYSTEM")? {
+        b"net" => Some(Event::Interface),
+        b"misc" if value(b"DEVNAME")? == b"vsock" => Some(Event::Vsock),
+        _ => None,
+    }
 }
 
 #[cfg(test)]
@@ -85,6 +91,9 @@ mod tests {
         assert_eq!(parse(net), Some(Event::Interface));
         let port = b"change@/x/vport1p1\0ACTION=change\0SUBSYSTEM=virtio-ports\0DEVNAME=vport1p1\0";
         assert_eq!(parse(port), Some(Event::Port("vport1p1".to_owned())));
+        let vsock = b"add@/devices/virtual/misc/vsock\0SUBSYSTEM=misc\0MAJOR=10\0DEVNAME=vsock\0";
+        assert_eq!(parse(vsock), Some(Event::Vsock));
+        assert_eq!(parse(b"add@/x\0SUBSYSTEM=misc\0DEVNAME=kvm\0"), None);
         assert_eq!(parse(b"change@/x\0SUBSYSTEM=net\0"), None);
         assert_eq!(parse(b"remove@/x\0MODALIAS=a\0"), None);
         assert_eq!(parse(b"libudev\0\xfe\xed"), None);

@@ -114,6 +114,8 @@ pub(crate) struct Supervisor {
     uevents: Option<Uevents>,
     /// Where `kilnctl` connects.
     listener: Option<OwnedFd>,
+    /// Where the host connects, if it can.
+    host_listener: Option<OwnedFd>,
     conversations: Vec<Conversation>,
     /// Whether logs go to files.
     keep_logs: bool,
@@ -169,6 +171,7 @@ impl Supervisor {
             button: None,
             uevents: None,
             listener: None,
+            host_listener: None,
             conversations: Vec::new(),
             keep_logs,
             memlog: None,
@@ -202,6 +205,11 @@ impl Supervisor {
     /// Takes over a network client.
     pub(crate) fn watch_network(&mut self, network: Network) {
         self.network = Some(network);
+    }
+
+    /// Returns the kernel's command line.
+    pub(crate) fn cmdline(&self) -> &Cmdline {
+        &self.cmdline
     }
 
     /// Returns how the machine is to end, once somebody has said so.
@@ -541,7 +549,7 @@ impl Supervisor {
                 watch(Source::Conversation, fd, flags);
             }
         }
-        if let (Some(listener), true) = (&self.listener, self.may_accept()) {
+        for listener in self.listeners() {
             watch(Source::Listener, listener.as_fd(), PollFlags::IN);
         }
         for (fd, flags) in self.memlog.iter().flat_map(Memlog::waits) {
@@ -625,6 +633,7 @@ impl Supervisor {
             match event {
                 Event::Modalias(modalias) => modaliases.push(modalias),
                 Event::Port(device) => self.port_appeared(&device),
+                Event::Vsock => self.listen_to_host(),
                 Event::Interface => {
                     if let Some(network) = &mut self.network {
                         network.interface_appeared(Instant::now());

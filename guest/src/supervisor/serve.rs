@@ -135,14 +135,19 @@ impl Supervisor {
         all.any(|c| matches!(c.job, Job::Attached { .. }) && !c.session.is_silent())
     }
 
-    /// Opens the socket and the virtio ports that are there.
-    pub(super) fn listen(&mut self) {
-        self.listener = session::listen().inspect_err(|cause| say!("{cause}")).ok();
+    /// Takes the place of LinuxKit's memlogd if the system has it: no log goes to a file then.
+    pub(crate) fn listen_as_memlogd(&mut self) {
         self.memlog = Memlog::open().unwrap_or_else(|cause| {
             say!("{cause}");
             None
         });
         self.keep_logs &= self.memlog.is_none();
+    }
+
+    /// Opens the sockets and the virtio ports that are there.
+    pub(super) fn listen(&mut self) {
+        self.listener = session::listen().inspect_err(|cause| say!("{cause}")).ok();
+        self.listen_to_host();
         for device in session::ports() {
             self.port_appeared(&device);
         }
@@ -157,15 +162,25 @@ impl Supervisor {
         self.conversations.extend(session.map(Conversation::new));
     }
 
-    /// Returns whether there may be one more conversation.
-    pub(super) fn may_accept(&self) -> bool {
-        self.conversations.len() < SESSIONS_MAX
+    /// Listens for the host if it could connect, and is not listened for yet.
+    pub(super) fn listen_to_host(&mut self) {
+        if self.host_listener.is_none() {
+            self.host_listener = session::listen_host();
+        }
+    }
+
+    /// Returns where somebody may connect: nowhere while there are too many conversations.
+    pub(super) fn listeners(&self) -> impl Iterator<Item = &OwnedFd> {
+        let there = [&self.listener, &self.host_listener].into_iter().flatten();
+        there.filter(|_| self.conversations.len() < SESSIONS_MAX)
     }
 
     /// Takes new conversations.
     pub(super) fn accept(&mut self) {
         while self.conversations.len() < SESSIONS_MAX {
-            let Some(session) = self.listener.as_ref().and_then(Session::accept) else {
+            let local = || self.listener.as_ref().and_then(Session::accept);
+            let host = || self.host_listener.as_ref().and_then(Session::accept_host);
+            let Some(session) = local().or_else(host) else {
                 break;
             };
             self.conversations.push(Conversation::new(session));

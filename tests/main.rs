@@ -34,3 +34,4 @@ mod replace;
 mod sbom;
 mod schema;
 mod vm;
+mod vmm;

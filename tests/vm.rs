@@ -36,6 +36,12 @@ impl Machine {
         Self { space, name }
     }
 
+    /// One that somebody else has started.
+    pub(super) fn of(space: Space, name: &str) -> Self {
+        let name = name.to_owned();
+        Self { space, name }
+    }
+
     pub(super) fn vm(&self, args: &[&str]) -> Said {
         let mut all = vec!["vm"];
         all.extend(args);

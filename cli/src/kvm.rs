@@ -22,14 +22,8 @@ const ADDRESS: u32 = 0x10_0000;
 ///
 /// `program` is QEMU for the host's own architecture; `directory` takes a small file for a moment.
 pub(crate) fn trouble(program: &Path, directory: &Path) -> Option<String> {
-    if let Err(error) = File::options().read(true).write(true).open("/dev/kvm") {
-        return Some(match error.kind() {
-            io::ErrorKind::NotFound => "this machine has no /dev/kvm".to_owned(),
-            io::ErrorKind::PermissionDenied => {
-                "/dev/kvm may not be opened (is this user in the group kvm?)".to_owned()
-            }
-            _ => format!("/dev/kvm: {error}"),
-        });
+    if let Some(trouble) = missing() {
+        return Some(trouble);
     }
     if !cfg!(target_arch = "x86_64") {
         // The debug-exit port is x86's.
@@ -41,6 +35,22 @@ pub(crate) fn trouble(program: &Path, directory: &Path) -> Option<String> {
         Ok(Some(false)) => Some("QEMU cannot use KVM here".to_owned()),
         Err(error) => Some(format!("KVM could not be tried: {error}")),
     }
+}
+
+/// Returns why KVM cannot even be opened, or nothing when it can.
+pub(crate) fn missing() -> Option<String> {
+    let error = File::options()
+        .read(true)
+        .write(true)
+        .open("/dev/kvm")
+        .err()?;
+    Some(match error.kind() {
+        io::ErrorKind::NotFound => "this machine has no /dev/kvm".to_owned(),
+        io::ErrorKind::PermissionDenied => {
+            "/dev/kvm may not be opened (is this user in the group kvm?)".to_owned()
+        }
+        _ => format!("/dev/kvm: {error}"),
+    })
 }
 
 /// Runs the machine: whether it ended as it should, nothing when it hung.

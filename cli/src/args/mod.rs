@@ -98,7 +98,7 @@ pub(crate) enum Command {
     /// Build a system from its description
     #[command(long_about = BUILD_ABOUT, after_long_help = exit::HELP)]
     Build(Build),
-    /// Build a system when it is a description, and boot it in QEMU
+    /// Build a system when it is a description, and boot it in a virtual machine
     #[command(long_about = RUN_ABOUT, after_long_help = exit::HELP)]
     Run(Run),
     /// Look at running machines, and at what runs in them
@@ -151,7 +151,7 @@ since the last build is done again, and when nothing changed nothing is done.
   kiln build -o - hello.yml | tar t     the root file system as a tar";
 
 const RUN_ABOUT: &str = "\
-Build a system when it is a description, and boot it in QEMU.
+Build a system when it is a description, and boot it in QEMU or another virtual machine.
 
 What to boot is a description (FILE.yml), the prefix of what a build has written \
 (PREFIX-kernel, PREFIX-initrd.img, PREFIX-cmdline), or a medium: an ISO image, a disk (raw, qcow2, \
@@ -163,6 +163,8 @@ kiln ends with code 0. With --detach it runs in the background, where kiln vm fi
 Media boot by a BIOS on amd64, unless they are for EFI alone or --uefi says so, and by EFI \
 elsewhere. Disks are written to; an ISO image, a root and an EFI program are not.
 
+With --vmm another program than QEMU runs the machine; what each can do is in docs/cli.md.
+
 What is neither is a container image, of a registry or as in a description. It gets a machine of \
 its own with Debian's kernel, and kiln ends as its program does: that has this terminal's standard \
 streams, with its own output apart from the machine's.
@@ -172,6 +174,7 @@ streams, with its own output apart from the machine's.
   kiln run debian.iso
   kiln run --uefi --mem 2048 disk.qcow2
   kiln run -p 8080:80 registry.example/nginx
+  kiln run --vmm firecracker --networking tap,tap0 hello.yml
   kiln run -e LANG=C registry.example/debian -- ls -l /";
 
 /// `kiln build`.
@@ -363,6 +366,9 @@ pub(crate) struct Run {
     /// Of an image: share a directory with its program; can be repeated
     #[arg(long, value_name = "DIR:PATH[:ro]")]
     pub(crate) volume: Vec<Volume>,
+    /// The program that runs the machine
+    #[arg(long, value_name = "WHAT", default_value = "qemu")]
+    pub(crate) vmm: Vmm,
     /// What runs the processor: KVM when it works here, else QEMU's emulation (tcg)
     #[arg(long, value_name = "WHAT", default_value = "auto")]
     pub(crate) accel: Accel,
@@ -372,6 +378,19 @@ pub(crate) struct Run {
     /// Where and how to build.
     #[command(flatten)]
     pub(crate) common: Common,
+}
+
+/// The program that runs a machine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Vmm {
+    /// QEMU, by KVM or emulation
+    Qemu,
+    /// Firecracker, by KVM
+    Firecracker,
+    /// Cloud Hypervisor, by KVM
+    CloudHypervisor,
+    /// Hyper-V: prints a PowerShell script for a Windows machine
+    Hyperv,
 }
 
 /// What runs the guest's processor.

@@ -1,7 +1,6 @@
 //! `kiln vm`: running machines, and what runs in them.
 
 use std::io;
-use std::os::unix::net::UnixStream;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime};
 
@@ -9,11 +8,11 @@ use super::{build, print, replace};
 use crate::args::{Guest, Named, Vm};
 use crate::failure::Failure;
 use crate::ui::printer::Printer;
-use crate::vm::console;
+use crate::vm::console::{self, Console};
 use crate::vm::control::{self, Port};
+use crate::vm::monitor::{Ask, Monitor};
 use crate::vm::place::Place;
-use crate::vm::qemu::POWER_OFF_MAX;
-use crate::vm::qmp::{self, Ask};
+use crate::vm::process::POWER_OFF_MAX;
 
 /// kiln-init answers within this when it is there at all; an emulated machine may still be booting.
 pub(super) const PATIENCE: Duration = Duration::from_secs(60);
@@ -95,14 +94,14 @@ fn attach(named: &Named, printer: Printer) -> Result<(), Failure> {
             None,
         )
     };
-    let stream = UnixStream::connect(place.console()).map_err(cannot)?;
+    let console = Console::open(place.about().monitor, &place).map_err(cannot)?;
     printer.done(
         "Attached",
         &format!("to {}; Ctrl-] leaves it", place.name()),
     );
     let interruption = build::watch_signals()?;
     let cancelled = || interruption.flag().load(Ordering::Relaxed);
-    console::attach(stream, cancelled).map_err(cannot)?;
+    console::attach(console, cancelled).map_err(cannot)?;
     Ok(())
 }
 
@@ -128,7 +127,8 @@ fn end(place: &Place, how: Ask) -> Result<(), Failure> {
     let cannot = |error: io::Error| {
         Failure::failed(format!("cannot end {}", place.name()), Some(&error), None)
     };
-    qmp::ask(&place.qmp(), how).map_err(cannot)?;
+    let monitor = place.about().monitor;
+    monitor.ask(place, how).map_err(cannot)?;
     wait_for_end(place)
 }
 
@@ -191,8 +191,18 @@ pub(super) fn silent(place: &Place) -> Failure {
         format!("{} does not answer", place.name()),
         None,
         Some(
-            "kiln-init answers (init: [kiln]) when the modules virtio_pci and virtio_console are there"
-                .to_owned(),
+            match place.about().monitor {
+                Monitor::Qemu => {
+                    "kiln-init answers (init: [kiln]) when the modules virtio_pci and virtio_console are there"
+                }
+                Monitor::Firecracker => {
+                    "kiln-init answers (init: [kiln]) when the modules virtio_mmio and vmw_vsock_virtio_transport are there"
+                }
+                Monitor::CloudHypervisor => {
+                    "kiln-init answers (init: [kiln]) when the modules virtio_pci and vmw_vsock_virtio_transport are there"
+                }
+            }
+            .to_owned(),
         ),
     )
 }

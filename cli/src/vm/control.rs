@@ -1,4 +1,5 @@
-//! A conversation with the guest over one of its virtio ports: a pipe with a terminal.
+//! A conversation with the guest over one of its virtio ports, or over its vsock: a pipe with a
+//! terminal.
 //!
 //! The guest understands the command and makes its output; what is said is described in
 //! `guest/src/session.rs`.
@@ -7,6 +8,7 @@ use std::collections::VecDeque;
 use std::io::{self, Read, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime};
@@ -19,6 +21,7 @@ use serde_json::json;
 
 use super::console::Raw;
 use super::place::{PORTS, Place};
+use super::vsock;
 
 /// Longest frame.
 const FRAME_BYTES_MAX: usize = 64 << 10;
@@ -50,51 +53,52 @@ pub(crate) enum Output {
     Stderr,
 }
 
-/// A port of a machine that is ours while this lives.
+/// What a conversation goes over.
+#[derive(Debug)]
+enum Line {
+    /// A virtio port, and what keeps others from it.
+    Port(
+        UnixStream,
+        #[expect(dead_code, reason = "a lock while it lives")] std::fs::File,
+    ),
+    /// The monitor's socket to the guest's vsock: a connection is made when the guest listens.
+    Vsock(PathBuf),
+}
+
+/// A line to a machine that is ours while this lives.
 #[derive(Debug)]
 pub(crate) struct Port {
-    stream: UnixStream,
+    line: Line,
     /// The answer begins with it: before that come the last words to whoever was here before.
     number: u64,
     /// The request, to be sent again: who comes right after another may not be heard.
     request: Vec<u8>,
     /// What comes from there is the command's standard input.
     pub(crate) input: Option<OwnedFd>,
-    _claim: std::fs::File,
 }
 
 impl Port {
-    /// Takes the first port that nobody uses.
+    /// Takes the machine's vsock, or the first port that nobody uses.
     ///
     /// # Errors
     /// When all are in use, or the machine is gone.
     pub(crate) fn open(place: &Place) -> io::Result<Self> {
-        for number in 0..PORTS {
-            let path = place.port(number);
-            let mut claim = path.clone().into_os_string();
-            claim.push(".lock");
-            let claim = std::fs::File::create(claim)?;
-            if claim.try_lock().is_err() {
-                continue;
-            }
-            let stream = UnixStream::connect(&path)?;
-            return Ok(Self {
-                stream,
-                number: u64::from(std::process::id()) << 32 | u64::from(nanoseconds()),
-                request: Vec::new(),
-                input: None,
-                _claim: claim,
-            });
-        }
-        Err(io::Error::other(format!(
-            "all its {PORTS} lines are in use: end one of the kiln vm commands that are connected"
-        )))
+        let line = match place.vsock() {
+            vsock if vsock.exists() => Line::Vsock(vsock),
+            _ => free_port(place)?,
+        };
+        Ok(Self {
+            line,
+            number: u64::from(std::process::id()) << 32 | u64::from(nanoseconds()),
+            request: Vec::new(),
+            input: None,
+        })
     }
 
-    /// Sends a command; until the guest runs kiln-init there may be nobody to hear it.
+    /// Prepares a command; returns whether it gets a terminal.
     ///
     /// # Errors
-    /// When the machine is gone.
+    /// When it is too long.
     pub(crate) fn request(&mut self, args: &[String], wants_terminal: bool) -> io::Result<bool> {
         let size = tcgetwinsize(io::stdin()).ok().filter(|_| wants_terminal);
         let terminal = size.map(|size| [size.ws_row, size.ws_col]);
@@ -106,15 +110,15 @@ impl Port {
             )));
         }
         self.request = [&[ESCAPE, 1][..], &escaped(request.as_bytes()), b"\n"].concat();
-        self.stream.write_all(&self.request)?;
         Ok(terminal.is_some())
     }
 
-    /// Relays to the standard streams until the command has ended; returns its exit status, or none
-    /// when the guest did not begin to answer in `patience`.
+    /// Sends the command and relays to the standard streams until it has ended; returns its exit
+    /// status, or none when the guest did not begin to answer in `patience`: until it runs kiln-init
+    /// there is nobody to hear it.
     ///
     /// # Errors
-    /// When the machine hangs up in the middle, or talks nonsense.
+    /// When the machine is gone, hangs up in the middle, or talks nonsense.
     pub(crate) fn relay(
         &mut self,
         raw: bool,
@@ -152,7 +156,15 @@ impl Port {
         let (mut sent, mut taken) = (0_u64, 0_u64);
         let mut typed: Vec<u8> = Vec::new();
         let began = Instant::now();
-        let mut asked = began;
+        let mut stream = match &self.line {
+            Line::Port(stream, _) => stream.try_clone()?,
+            Line::Vsock(socket) => match vsock::connect(socket, patience, &cancelled)? {
+                Some(stream) => stream,
+                None => return Ok(None),
+            },
+        };
+        stream.write_all(&self.request)?;
+        let mut asked = Instant::now();
         loop {
             if cancelled() {
                 return Ok(None);
@@ -175,7 +187,7 @@ impl Port {
             // may have to write before it reads on.
             let mut wants = PollFlags::IN;
             wants.set(PollFlags::OUT, !typed.is_empty());
-            let mut fds = vec![PollFd::new(&self.stream, wants)];
+            let mut fds = vec![PollFd::new(&stream, wants)];
             let room = usize::try_from(WINDOW_BYTES - (sent - taken)).unwrap_or(0);
             if let (Some(input), true) = (&self.input, answered && typed.is_empty() && room > 0) {
                 fds.push(PollFd::new(input, PollFlags::IN));
@@ -199,7 +211,7 @@ impl Port {
             }
             if !typed.is_empty() {
                 let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
-                match rustix::net::send(&self.stream, &typed, flags) {
+                match rustix::net::send(&stream, &typed, flags) {
                     Ok(count) => drop(typed.drain(..count)),
                     Err(Errno::AGAIN | Errno::INTR) => {}
                     // It is gone; what it has said is still to be read.
@@ -212,7 +224,7 @@ impl Port {
             if !answers {
                 continue;
             }
-            let count = self.stream.read(&mut buffer)?;
+            let count = stream.read(&mut buffer)?;
             if count == 0 {
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }
@@ -240,6 +252,22 @@ impl Port {
             }
         }
     }
+}
+
+/// Takes the first virtio port that nobody uses.
+fn free_port(place: &Place) -> io::Result<Line> {
+    for number in 0..PORTS {
+        let path = place.port(number);
+        let mut claim = path.clone().into_os_string();
+        claim.push(".lock");
+        let claim = std::fs::File::create(claim)?;
+        if claim.try_lock().is_ok() {
+            return Ok(Line::Port(UnixStream::connect(&path)?, claim));
+        }
+    }
+    Err(io::Error::other(format!(
+        "all its {PORTS} lines are in use: end one of the kiln vm commands that are connected"
+    )))
 }
 
 /// Returns this process's standard input, for a command.

@@ -74,6 +74,27 @@ impl Wish {
         self.file.is_none()
     }
 
+    /// Returns the format of its image. What a guest has written is not looked at: it could claim to
+    /// be made of other files.
+    pub(crate) fn format(&self) -> String {
+        if let Some(format) = &self.format {
+            return format.clone();
+        }
+        let extension = self
+            .file
+            .as_ref()
+            .and_then(|file| file.extension()?.to_str());
+        match extension {
+            Some(extension @ ("qcow2" | "vmdk" | "vhdx" | "vdi")) => extension.to_owned(),
+            _ => "raw".to_owned(),
+        }
+    }
+
+    /// Returns the image's file and the size it is made with, as written.
+    pub(crate) fn parts(&self) -> (Option<&Path>, Option<u64>) {
+        (self.file.as_deref(), self.size)
+    }
+
     /// Finds the disk, or makes it: `index` counts those of the machine from 0.
     ///
     /// # Errors
@@ -86,12 +107,7 @@ impl Wish {
         };
         let own = || state.join(format!("disk{number}.img"));
         let file = self.file.clone().unwrap_or_else(own);
-        // What a guest has written is not looked at: it could claim to be made of other files.
-        let by_name = || match file.extension().and_then(|extension| extension.to_str()) {
-            Some(extension @ ("qcow2" | "vmdk" | "vhdx" | "vdi")) => extension.to_owned(),
-            _ => "raw".to_owned(),
-        };
-        let format = self.format.clone().unwrap_or_else(by_name);
+        let format = self.format();
         if !file.exists() {
             let made = match self.size {
                 None => Err(io::Error::other("it is not there; size=1G makes it")),

@@ -2,7 +2,8 @@
 //!
 //! `$XDG_RUNTIME_DIR/kiln/NAME`, or `/tmp/kiln-UID/NAME` on systems without one: socket addresses
 //! are short (108 bytes, unix(7)), and what runs does not survive a reboot. A machine is alive
-//! while QEMU answers on `qmp.sock`; what the dead leave is removed by whoever meets it.
+//! while its monitor answers on `qmp.sock` (QEMU) or `api.sock`; what the dead leave is removed by
+//! whoever meets it.
 
 use std::collections::BTreeMap;
 use std::fs::{self, DirBuilder};
@@ -13,6 +14,8 @@ use std::path::{Path, PathBuf};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use serde_json::{Value, json};
+
+use super::monitor::Monitor;
 
 /// Virtio ports for conversations with the guest: so many at the same time.
 pub(crate) const PORTS: usize = 8;
@@ -29,7 +32,9 @@ pub(crate) struct Place {
 pub(crate) struct About {
     /// What was booted, for people.
     pub(crate) system: String,
-    /// QEMU's process.
+    /// What runs it.
+    pub(crate) monitor: Monitor,
+    /// Its process.
     pub(crate) pid: u32,
     /// Seconds since 1970.
     pub(crate) began: u64,
@@ -156,6 +161,26 @@ impl Place {
         self.directory.join("qmp.sock")
     }
 
+    /// Returns the own socket of another monitor than QEMU.
+    pub(crate) fn api(&self) -> PathBuf {
+        self.directory.join("api.sock")
+    }
+
+    /// Returns the socket behind which the guest's vsock is, where the monitor has one.
+    pub(crate) fn vsock(&self) -> PathBuf {
+        self.directory.join("vsock.sock")
+    }
+
+    /// Returns the monitor's configuration file.
+    pub(crate) fn config(&self) -> PathBuf {
+        self.directory.join("config.json")
+    }
+
+    /// Returns the pipe to the console of a monitor that has no socket for it.
+    pub(crate) fn console_input(&self) -> PathBuf {
+        self.directory.join("console.in")
+    }
+
     /// Returns the console's socket.
     pub(crate) fn console(&self) -> PathBuf {
         self.directory.join("console.sock")
@@ -166,9 +191,14 @@ impl Place {
         self.directory.join("console.log")
     }
 
-    /// Returns the file of what QEMU itself has to say.
-    pub(crate) fn qemu_log(&self) -> PathBuf {
-        self.directory.join("qemu.log")
+    /// Returns the file of what the monitor itself has to say.
+    pub(crate) fn monitor_log(&self) -> PathBuf {
+        self.directory.join("monitor.log")
+    }
+
+    /// Returns the file of what it notes besides, if it notes anything.
+    pub(crate) fn notes(&self) -> PathBuf {
+        self.directory.join("notes.log")
     }
 
     /// Returns the socket of a virtio port.
@@ -176,18 +206,19 @@ impl Place {
         self.directory.join(format!("control.{number}"))
     }
 
-    /// Returns whether QEMU answers, or is there and too busy to.
+    /// Returns whether its monitor answers, or is there and too busy to.
     pub(crate) fn is_alive(&self) -> bool {
-        let connect = || -> rustix::io::Result<()> {
+        let connect = |path: PathBuf| -> rustix::io::Result<()> {
             let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
             let socket =
                 rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
-            rustix::net::connect(&socket, &SocketAddrUnix::new(self.qmp())?)
+            rustix::net::connect(&socket, &SocketAddrUnix::new(path)?)
         };
-        matches!(connect(), Ok(()) | Err(Errno::AGAIN))
+        let answers = |path| matches!(connect(path), Ok(()) | Err(Errno::AGAIN));
+        answers(self.qmp()) || answers(self.api())
     }
 
-    /// Returns whether it is alive or about to be: a place is made a moment before its QEMU.
+    /// Returns whether it is alive or about to be: a place is made a moment before its monitor.
     fn is_taken(&self) -> bool {
         let young = fs::metadata(&self.directory)
             .and_then(|metadata| metadata.modified())
@@ -202,6 +233,7 @@ impl Place {
     pub(crate) fn describe(&self, about: &About) -> io::Result<()> {
         let value = json!({
             "system": about.system,
+            "monitor": about.monitor.word(),
             "pid": about.pid,
             "began": about.began,
             "publish": about.publish,
@@ -217,6 +249,7 @@ impl Place {
         let publish = value["publish"].as_array().into_iter().flatten();
         About {
             system: value["system"].as_str().unwrap_or_default().to_owned(),
+            monitor: Monitor::of_word(value["monitor"].as_str().unwrap_or_default()),
             pid: value["pid"]
                 .as_u64()
                 .and_then(|pid| pid.try_into().ok())
@@ -334,6 +367,7 @@ mod tests {
         assert_eq!(place.about(), About::default());
         let about = About {
             system: "box.yml".into(),
+            monitor: Monitor::Firecracker,
             pid: 7,
             began: 9,
             publish: vec!["1:2".into()],

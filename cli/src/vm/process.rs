@@ -1,4 +1,4 @@
-//! A QEMU of ours: started, attached to, ended.
+//! A monitor of ours: started, attached to, ended.
 
 use std::ffi::OsString;
 use std::fs::{self, File};
@@ -9,40 +9,51 @@ use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
+use super::console::Console;
 use super::control;
+use super::monitor::{Ask, Monitor};
 use super::place::{PORTS, Place};
-use super::qmp::{self, Ask};
 
-/// QEMU makes its sockets at once, or has something to say.
+/// It makes its sockets at once, or has something to say.
 const START_MAX: Duration = Duration::from_secs(20);
 /// How long a guest has to end after its power button was pressed.
 pub(crate) const POWER_OFF_MAX: Duration = Duration::from_secs(20);
 const LOOK_EVERY: Duration = Duration::from_millis(5);
 
-/// A running QEMU.
+/// A running monitor.
 #[derive(Debug)]
-pub(crate) struct Qemu {
+pub(crate) struct Process {
     child: Child,
+    monitor: Monitor,
     place: Place,
 }
 
-impl Qemu {
+impl Process {
     /// Starts it. A `detached` one lives on when kiln ends; the other ends with kiln, however.
     ///
     /// # Errors
     /// When it cannot be started.
     pub(crate) fn start(
+        monitor: Monitor,
         program: &Path,
         arguments: &[OsString],
         place: Place,
         detached: bool,
     ) -> io::Result<Self> {
-        let log = File::create(place.qemu_log())?;
+        let log = File::create(place.monitor_log())?;
         let mut command = Command::new(program);
+        match monitor {
+            Monitor::Qemu | Monitor::CloudHypervisor => {
+                command.stdin(Stdio::null()).stdout(log.try_clone()?);
+            }
+            // Its standard streams are the machine's serial line.
+            Monitor::Firecracker => {
+                let (stdin, stdout) = Console::make(&place)?;
+                command.stdin(stdin).stdout(stdout);
+            }
+        }
         command
             .args(arguments)
-            .stdin(Stdio::null())
-            .stdout(log.try_clone()?)
             .stderr(log)
             // Ctrl-C on our terminal is not for it.
             .process_group(0);
@@ -51,6 +62,7 @@ impl Qemu {
         }
         Ok(Self {
             child: command.spawn()?,
+            monitor,
             place,
         })
     }
@@ -64,8 +76,11 @@ impl Qemu {
     ///
     /// # Errors
     /// When it ends before, or makes no console.
-    pub(crate) fn console(&mut self) -> io::Result<UnixStream> {
-        self.connect(&self.place.console())
+    pub(crate) fn console(&mut self) -> io::Result<Console> {
+        let monitor = self.monitor;
+        let console = self.wait_for(|place| Console::open(monitor, place))?;
+        self.wait_for_machine()?;
+        Ok(console)
     }
 
     /// Waits until it has made all its sockets, of which this one is the last.
@@ -73,14 +88,28 @@ impl Qemu {
     /// # Errors
     /// When it ends before.
     pub(crate) fn wait_for_sockets(&mut self) -> io::Result<()> {
-        self.connect(&self.place.port(PORTS - 1)).map(drop)
+        let last = match self.monitor {
+            Monitor::Qemu => self.place.port(PORTS - 1),
+            Monitor::Firecracker | Monitor::CloudHypervisor => self.place.api(),
+        };
+        self.wait_for(|_| UnixStream::connect(&last).map(drop))?;
+        self.wait_for_machine()
     }
 
-    fn connect(&mut self, path: &Path) -> io::Result<UnixStream> {
+    /// Waits until the machine runs, which is when the monitor's configuration was found good.
+    fn wait_for_machine(&mut self) -> io::Result<()> {
+        let monitor = self.monitor;
+        self.wait_for(|place| match monitor.has_begun(place) {
+            true => Ok(()),
+            false => Err(io::Error::other("the machine does not begin")),
+        })
+    }
+
+    fn wait_for<T>(&mut self, done: impl Fn(&Place) -> io::Result<T>) -> io::Result<T> {
         let began = Instant::now();
         loop {
-            match UnixStream::connect(path) {
-                Ok(console) => return Ok(console),
+            match done(&self.place) {
+                Ok(done) => return Ok(done),
                 Err(error) if began.elapsed() > START_MAX => return Err(error),
                 Err(_) => {}
             }
@@ -93,7 +122,7 @@ impl Qemu {
 
     /// Returns what it has said itself.
     pub(crate) fn complaint(&self) -> String {
-        let text = fs::read_to_string(self.place.qemu_log()).unwrap_or_default();
+        let text = fs::read_to_string(self.place.monitor_log()).unwrap_or_default();
         let lines = text
             .lines()
             .filter(|line| !line.contains("waiting for connection"));
@@ -120,16 +149,15 @@ impl Qemu {
 
     /// Ends the machine: in order when the guest hears that it should, else at once.
     pub(crate) fn end(&mut self, in_order: bool) {
-        let asked = || {
-            control::power_off(&self.place) || qmp::ask(&self.place.qmp(), Ask::PowerButton).is_ok()
-        };
+        let ask = |what| self.monitor.ask(&self.place, what);
+        let asked = || control::power_off(&self.place) || ask(Ask::PowerButton).is_ok();
         if in_order
             && asked()
             && let Ok(Some(_)) = self.wait(Some(POWER_OFF_MAX))
         {
             return;
         }
-        let asked = qmp::ask(&self.place.qmp(), Ask::Quit);
+        let asked = self.monitor.ask(&self.place, Ask::Quit);
         if asked.is_err() || !matches!(self.wait(Some(START_MAX)), Ok(Some(_))) {
             let _ = self.child.kill();
             let _ = self.child.wait();

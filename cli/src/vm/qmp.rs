@@ -7,21 +7,14 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
+use super::monitor::Ask;
+
 /// QEMU answers at once, or hangs.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// How often it is tried again, and after what time.
 const TRIES: usize = 5;
 const PAUSE: Duration = Duration::from_millis(50);
-
-/// What QEMU is asked to do.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Ask {
-    /// Press the power button: the guest ends in order.
-    PowerButton,
-    /// End at once.
-    Quit,
-}
 
 /// Asks QEMU to do something.
 ///

@@ -14,6 +14,7 @@ use kiln_engine::system::container::ImageConfig;
 use serde_json::{Value, json};
 
 use super::super::{build, request};
+use super::vmm;
 use crate::args::{Common, Run};
 use crate::failure::Failure;
 use crate::machine::Networking;
@@ -42,21 +43,16 @@ const CAPABILITIES: [&str; 14] = [
     "CAP_AUDIT_WRITE",
 ];
 
-/// What QEMU's machine and the service need of Debian's kernel.
-const MODULES: [&str; 5] = [
-    "virtio_pci",
-    "virtio_net",
-    "virtio_console",
-    "virtio_rng",
-    "overlay",
-];
+/// What the service needs of Debian's kernel, and any virtual machine.
+const MODULES: [&str; 3] = ["virtio_net", "virtio_rng", "overlay"];
 
 /// What shared directories need besides.
 const SHARES: &str = "virtiofs";
 
 fn modules(arguments: &Run) -> Vec<&'static str> {
     let shares = (!arguments.volume.is_empty()).then_some(SHARES);
-    MODULES.into_iter().chain(shares).collect()
+    let of_monitor = vmm::modules(arguments.vmm).iter().copied();
+    of_monitor.chain(MODULES).chain(shares).collect()
 }
 
 /// Returns the kernel's command line. QEMU's user network is always the same one
@@ -96,6 +92,7 @@ pub(super) fn build_prefix(
     let key = KeyBuilder::new("run", 1)
         .field("description", &yaml)
         .field("architecture", architecture)
+        .field("vmm", vmm::modules(arguments.vmm)[0])
         .finish();
     let all = std::path::absolute(&asked.cache)
         .map_err(|error| Failure::failed("cannot find the cache", Some(&error), None))?
@@ -103,6 +100,7 @@ pub(super) fn build_prefix(
     let directory = all.join(&key.to_string()[..16]);
     make(&all, &directory)?;
     asked.descriptions = vec![text(image, &yaml)?];
+    vmm::shape(&mut asked, arguments);
     asked.destination = Destination::Directory {
         directory: directory.clone(),
         name: SERVICE.to_owned(),

@@ -1,4 +1,5 @@
-//! `kiln run`: builds a description when it is one, then boots it, or a medium, in QEMU.
+//! `kiln run`: builds a description when it is one, then boots it, or a medium, in QEMU or another
+//! monitor.
 //!
 //! The terminal is the machine's console until the machine ends; Ctrl-] ends it. A machine in the
 //! background is left to `kiln vm`.
@@ -14,38 +15,38 @@ use std::time::SystemTime;
 
 use rustix::termios::tcgetwinsize;
 
+use self::vmm::Chosen;
 use self::what::What;
 use super::replace::Built;
 use super::{build, print, replace, request, watch};
-use crate::args::{Accel, Run};
+use crate::args::{Accel, Run, Vmm};
 use crate::exit;
 use crate::failure::Failure;
+use crate::firmware::Firmware;
 use crate::kvm;
-use crate::machine::{Machine, Networking, Publish, model};
+use crate::machine::{Machine, Networking, Publish};
 use crate::ui::printer::Printer;
-use crate::vm::console::{self, End};
+use crate::vm::console::{self, Console, End};
 use crate::vm::control::{self, Port};
+use crate::vm::monitor::Monitor;
 use crate::vm::place::{About, Place};
-use crate::vm::qemu::{POWER_OFF_MAX, Qemu};
+use crate::vm::process::{POWER_OFF_MAX, Process};
 use crate::vm::share::Shares;
 
 mod disks;
 mod firmware;
+mod hyperv;
 mod image;
 mod media;
+mod vmm;
 mod what;
 
 pub(super) fn run(arguments: &Run, printer: Printer) -> Result<(), Failure> {
     let architecture = request::architecture(arguments.common.sources.arch.as_deref())?;
-    let Some(model) = model(&architecture) else {
-        return Err(Failure::usage(
-            format!("kiln boots no {architecture}"),
-            None,
-        ));
-    };
-    // Before anything is built: without QEMU or the ports it would be in vain.
-    let program =
-        find_program(model.program).ok_or_else(|| missing_program(model.program, model.package))?;
+    if arguments.vmm == Vmm::Hyperv {
+        return hyperv::run(arguments);
+    }
+    let chosen = vmm::choose(arguments, &architecture)?;
     check_ports(&arguments.publish)?;
     if !arguments.publish.is_empty() && arguments.networking != Networking::User {
         return Err(Failure::usage(
@@ -66,11 +67,14 @@ pub(super) fn run(arguments: &Run, printer: Printer) -> Result<(), Failure> {
     let by = firmware::Chooser {
         media: &arguments.media,
         architecture: &architecture,
-        program: &program,
+        program: &chosen.program,
         place: &place,
         printer,
     };
-    let firmware = by.choose(&what)?;
+    let firmware = match chosen.monitor {
+        Monitor::Qemu => by.choose(&what)?,
+        _ => Firmware::default(),
+    };
     let system = System {
         what,
         built: built.and_then(|request| replace::note(request, &place)),
@@ -88,7 +92,10 @@ pub(super) fn run(arguments: &Run, printer: Printer) -> Result<(), Failure> {
         firmware,
         memory: arguments.mem,
         cpus: arguments.cpus,
-        kvm: use_kvm(arguments, &architecture, &program, printer)?,
+        kvm: match chosen.monitor {
+            Monitor::Qemu => use_kvm(arguments, &architecture, &chosen.program, printer)?,
+            _ => true,
+        },
         networking: arguments.networking.clone(),
         publish: arguments.publish.clone(),
         disks: disks::disks(arguments, &prefix)?,
@@ -96,12 +103,13 @@ pub(super) fn run(arguments: &Run, printer: Printer) -> Result<(), Failure> {
         shares: shared.len(),
         architecture,
     };
-    let quoted = machine.arguments(&model, &place, system.is_console(arguments));
+    let (is_console, attaches) = (system.is_console(arguments), system.attaches(arguments));
+    let quoted = chosen.arguments(&machine, &place, is_console, attaches)?;
     announce(&machine, &place, &system, arguments, printer);
     let shares = Shares::start(&shared, &place)
         .map_err(|(message, error)| Failure::failed(message, Some(&error), None))?;
     let start = Start {
-        program: &program,
+        chosen: &chosen,
         quoted: &quoted,
         shares,
         guard,
@@ -129,9 +137,9 @@ impl System {
     }
 }
 
-/// What is needed to start QEMU.
+/// What is needed to start the monitor.
 struct Start<'a> {
-    program: &'a Path,
+    chosen: &'a Chosen,
     quoted: &'a [OsString],
     shares: Shares,
     guard: Removed<'a>,
@@ -145,32 +153,34 @@ fn boot(
     printer: Printer,
 ) -> Result<(), Failure> {
     let Start {
-        program,
+        chosen: Chosen { monitor, program },
         quoted,
         shares,
         guard,
     } = start;
+    let monitor = *monitor;
     let place = guard.0;
     let cannot = |error: &io::Error, complaint: String| {
         let hint = Some(complaint).filter(|complaint| !complaint.is_empty());
         let message = format!("cannot run {}", program.display());
         Failure::failed(message, Some(error), hint)
     };
-    let mut qemu = Qemu::start(program, quoted, place.clone(), arguments.detach)
+    let mut process = Process::start(monitor, program, quoted, place.clone(), arguments.detach)
         .map_err(|error| cannot(&error, String::new()))?;
     // A machine that waits for its console makes the other sockets afterwards.
     let console = match system.is_console(arguments) {
-        true => qemu.console().map(Some),
-        false => qemu.wait_for_sockets().map(|()| None),
+        true => process.console().map(Some),
+        false => process.wait_for_sockets().map(|()| None),
     };
     let console = console.map_err(|error| {
-        qemu.end(false);
-        cannot(&error, qemu.complaint())
+        process.end(false);
+        cannot(&error, process.complaint())
     })?;
     shares.hand_over();
     let about = About {
         system: arguments.system.display().to_string(),
-        pid: qemu.pid(),
+        monitor,
+        pid: process.pid(),
         began: SystemTime::now()
             .duration_since(SystemTime::UNIX_EPOCH)
             .map_or(0, |since| since.as_secs()),
@@ -184,21 +194,21 @@ fn boot(
         return print(&format!("{}\n", place.name()));
     }
     if system.attaches(arguments) {
-        return attach(&mut qemu, place, arguments.tty);
+        return attach(&mut process, place, arguments.tty);
     }
     if let (true, Some(built)) = (arguments.watch, &system.built) {
         watch::start(built, place, printer);
     }
     if let Some(console) = console {
-        stay(&mut qemu, console, printer)?;
+        stay(&mut process, console, printer)?;
     }
-    match qemu.wait(None) {
+    match process.wait(None) {
         Ok(Some(status)) if status.success() => Ok(()),
         Ok(status) => {
             let status = status.map_or_else(String::new, |status| status.to_string());
-            let hint = Some(qemu.complaint()).filter(|complaint| !complaint.is_empty());
+            let hint = Some(process.complaint()).filter(|complaint| !complaint.is_empty());
             Err(Failure::failed(
-                format!("QEMU ended with {status}"),
+                format!("{} ended with {status}", monitor.name()),
                 None,
                 hint,
             ))
@@ -208,26 +218,22 @@ fn boot(
 }
 
 /// Is the machine's console until one of the two ends.
-fn stay(
-    qemu: &mut Qemu,
-    console: std::os::unix::net::UnixStream,
-    printer: Printer,
-) -> Result<(), Failure> {
+fn stay(process: &mut Process, console: Console, printer: Printer) -> Result<(), Failure> {
     let interruption = build::watch_signals()?;
     let cancelled = || interruption.flag().load(Ordering::Relaxed);
     match console::attach(console, cancelled) {
         Ok(End::Machine) => Ok(()),
         Ok(End::Escape) => {
             printer.done("Ending", "the machine");
-            qemu.end(false);
+            process.end(false);
             Ok(())
         }
         Ok(End::Signal) => {
-            qemu.end(true);
+            process.end(true);
             Err(Failure::with_status(exit::signal(interruption.number())))
         }
         Err(error) => {
-            qemu.end(true);
+            process.end(true);
             match error.kind() {
                 io::ErrorKind::BrokenPipe => Err(Failure::broken_pipe()),
                 _ => Err(Failure::failed("the console", Some(&error), None)),
@@ -237,7 +243,7 @@ fn stay(
 }
 
 /// Has the standard streams of the machine's service, and ends as that does.
-fn attach(qemu: &mut Qemu, place: &Place, tty: bool) -> Result<(), Failure> {
+fn attach(process: &mut Process, place: &Place, tty: bool) -> Result<(), Failure> {
     let interruption = build::watch_signals()?;
     let cancelled = || interruption.flag().load(Ordering::Relaxed);
     let talk = || -> io::Result<Option<u8>> {
@@ -250,8 +256,8 @@ fn attach(qemu: &mut Qemu, place: &Place, tty: bool) -> Result<(), Failure> {
     match talk() {
         Ok(Some(status)) => {
             // It syncs its disks, and is gone a moment later.
-            if !matches!(qemu.wait(Some(POWER_OFF_MAX)), Ok(Some(_))) {
-                qemu.end(false);
+            if !matches!(process.wait(Some(POWER_OFF_MAX)), Ok(Some(_))) {
+                process.end(false);
             }
             match status {
                 0 => Ok(()),
@@ -259,11 +265,11 @@ fn attach(qemu: &mut Qemu, place: &Place, tty: bool) -> Result<(), Failure> {
             }
         }
         Ok(None) => {
-            qemu.end(true);
+            process.end(true);
             Err(Failure::with_status(exit::signal(interruption.number())))
         }
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {
-            qemu.end(true);
+            process.end(true);
             Err(Failure::broken_pipe())
         }
         Err(error) => {
@@ -273,10 +279,10 @@ fn attach(qemu: &mut Qemu, place: &Place, tty: bool) -> Result<(), Failure> {
             let last: Vec<&str> = last.into_iter().rev().collect();
             let hint = format!(
                 "{}\nits console said last:\n{}",
-                qemu.complaint(),
+                process.complaint(),
                 last.join("\n")
             );
-            qemu.end(false);
+            process.end(false);
             let message = "the machine ended before its program";
             Err(Failure::failed(
                 message,

@@ -10,8 +10,8 @@ use kiln_engine::build::{Destination, Format, Request};
 use rustix::termios::Winsize;
 
 use super::super::{build, request};
-use super::image;
 use super::media::{self, is_yaml, with_suffix};
+use super::{image, vmm};
 use crate::args::Run;
 use crate::failure::Failure;
 use crate::machine::Boot;
@@ -239,6 +239,7 @@ fn build_prefix(arguments: &Run, printer: Printer) -> Result<(PathBuf, Option<Re
     let files = [arguments.system.clone()];
     let mut request = request::request(&files, vec![Format::KernelInitrd], &arguments.common)?;
     request.docker = request::docker(arguments.docker)?;
+    vmm::shape(&mut request, arguments);
     let interruption = build::watch_signals()?;
     let report = build::build(&request, &interruption, printer)?;
     build::say_result(&request, &report, printer);

@@ -1,0 +1,272 @@
+//! `--vmm`: which program runs the machine, what it cannot do, and how it is told about the machine.
+//!
+//! Enters: the command line. Leaves: a program and its arguments, or what to do instead.
+
+use std::ffi::OsString;
+use std::fs::{self, File};
+use std::io::{self, Read};
+use std::path::PathBuf;
+
+use kiln_engine::build::Request;
+
+use super::{find_program, missing_program, request};
+use crate::args::{Accel, Run, Vmm};
+use crate::failure::Failure;
+use crate::kvm;
+use crate::machine::{Machine, Networking, model};
+use crate::vm::kernel::Kernel;
+use crate::vm::monitor::Monitor;
+use crate::vm::place::Place;
+use crate::vm::{cloud_hypervisor, firecracker};
+
+/// A monitor that is there, and can do what is wanted.
+pub(super) struct Chosen {
+    pub(super) monitor: Monitor,
+    pub(super) program: PathBuf,
+}
+
+/// Finds the monitor, and refuses what it cannot do: before anything is built, which would be in vain.
+pub(super) fn choose(arguments: &Run, architecture: &str) -> Result<Chosen, Failure> {
+    let monitor = match arguments.vmm {
+        Vmm::Firecracker => Monitor::Firecracker,
+        Vmm::CloudHypervisor => Monitor::CloudHypervisor,
+        Vmm::Qemu | Vmm::Hyperv => Monitor::Qemu,
+    };
+    if monitor == Monitor::Qemu {
+        return qemu(architecture);
+    }
+    check(arguments, monitor, architecture)?;
+    if let Some(trouble) = kvm::missing() {
+        let message = format!("{} needs KVM: {trouble}", monitor.name());
+        return Err(Failure::failed(
+            message,
+            None,
+            Some(
+                "--vmm qemu boots the system without it, slowly; KVM is there when the processor's \
+                 virtualisation is on and the module kvm_intel or kvm_amd is loaded, and open to \
+                 members of the group kvm"
+                    .to_owned(),
+            ),
+        ));
+    }
+    let (program, releases) = match monitor {
+        Monitor::Firecracker => ("firecracker", "firecracker-microvm/firecracker"),
+        _ => ("cloud-hypervisor", "cloud-hypervisor/cloud-hypervisor"),
+    };
+    let program = find_program(program).ok_or_else(|| {
+        let hint = format!(
+            "put the static program of https://github.com/{releases}/releases into a directory of PATH"
+        );
+        Failure::failed(format!("{program} is not installed"), None, Some(hint))
+    })?;
+    Ok(Chosen { monitor, program })
+}
+
+fn qemu(architecture: &str) -> Result<Chosen, Failure> {
+    let model = model(architecture).ok_or_else(|| no_model(architecture))?;
+    let program =
+        find_program(model.program).ok_or_else(|| missing_program(model.program, model.package))?;
+    Ok(Chosen {
+        monitor: Monitor::Qemu,
+        program,
+    })
+}
+
+fn no_model(architecture: &str) -> Failure {
+    Failure::usage(format!("kiln boots no {architecture}"), None)
+}
+
+/// Refuses what another monitor than QEMU cannot do.
+fn check(arguments: &Run, monitor: Monitor, architecture: &str) -> Result<(), Failure> {
+    let name = monitor.name();
+    let refused = |what: String, instead: &'static str| Err::<(), _>(Failure::usage(what, instead));
+    let native = request::architecture(None).is_ok_and(|host| host == architecture);
+    if !native || (monitor == Monitor::Firecracker && architecture == "riscv64") {
+        return refused(
+            format!("{name} runs no {architecture} on this machine"),
+            "--vmm qemu emulates other processors",
+        );
+    }
+    if arguments.accel == Accel::Tcg {
+        return refused(
+            format!("--accel tcg: {name} runs machines by KVM only"),
+            "leave it out, or say --vmm qemu",
+        );
+    }
+    if arguments.media.is_efi() || arguments.media.iso || arguments.media.squashfs {
+        return refused(
+            format!("--iso, --squashfs, --uefi and --fw: {name} boots a kernel and an initrd"),
+            "give a description or their prefix, or say --vmm qemu",
+        );
+    }
+    if !arguments.publish.is_empty() {
+        return refused(
+            format!("--publish: {name} forwards no ports"),
+            "with --networking tap,NAME the machine has an address of its own; or say --vmm qemu",
+        );
+    }
+    match &arguments.networking {
+        Networking::User => {
+            return refused(
+                format!("--networking user, which is the default, is QEMU's: {name} has none"),
+                "say --networking tap,NAME with an interface that is there (ip tuntap add NAME mode \
+                 tap), or --networking none",
+            );
+        }
+        Networking::Bridge(_) => {
+            return refused(
+                format!("--networking bridge,BRIDGE is QEMU's: {name} has none"),
+                "put an interface into the bridge (ip tuntap add NAME mode tap; ip link set NAME \
+                 master BRIDGE), and say --networking tap,NAME",
+            );
+        }
+        Networking::Tap(_) | Networking::None => {}
+    }
+    if arguments.data.is_some() || arguments.data_file.is_some() {
+        return refused(
+            format!("--data and --data-file: {name} has no disc"),
+            "give a disk with the data (--disk FILE), which is /dev/vda, or say --vmm qemu",
+        );
+    }
+    if monitor == Monitor::Firecracker {
+        return check_firecracker(arguments);
+    }
+    let wrong = arguments
+        .disk
+        .iter()
+        .find(|disk| !["raw", "qcow2", "vhdx"].contains(&disk.format().as_str()));
+    match wrong {
+        Some(disk) => refused(
+            format!("--disk: {name} reads no {} images", disk.format()),
+            "it reads raw, qcow2 and vhdx; qemu-img convert makes one of the other",
+        ),
+        None => Ok(()),
+    }
+}
+
+fn check_firecracker(arguments: &Run) -> Result<(), Failure> {
+    if !arguments.virtiofs.is_empty() || !arguments.volume.is_empty() {
+        return Err(Failure::usage(
+            "--virtiofs and --volume: Firecracker shares no directories",
+            "put the files into the system or onto a disk, or say --vmm cloud-hypervisor or qemu",
+        ));
+    }
+    if arguments.cpus > firecracker::CPUS_MAX {
+        let most = firecracker::CPUS_MAX;
+        return Err(Failure::usage(
+            format!("--cpus: Firecracker gives a machine up to {most}"),
+            None,
+        ));
+    }
+    match arguments.disk.iter().find(|disk| disk.format() != "raw") {
+        Some(disk) => Err(Failure::usage(
+            format!("--disk: Firecracker reads no {} images", disk.format()),
+            "it reads raw ones only: qemu-img convert -O raw FROM TO makes one",
+        )),
+        None => Ok(()),
+    }
+}
+
+/// Has the kernel built in the form that the monitor boots.
+pub(super) fn shape(request: &mut Request, arguments: &Run) {
+    let is_elf = arguments.vmm == Vmm::Firecracker && request.architecture == "amd64";
+    request.decompress_kernel = is_elf;
+}
+
+/// Returns the modules that the devices of a monitor need besides virtio_net and virtio_rng.
+pub(super) const fn modules(vmm: Vmm) -> &'static [&'static str] {
+    match vmm {
+        Vmm::Qemu | Vmm::Hyperv => &["virtio_pci", "virtio_console"],
+        // Its devices are on no bus but announced by ACPI (`device_manager/mmio.rs`: LNRO0005).
+        Vmm::Firecracker => &["virtio_mmio", "vmw_vsock_virtio_transport"],
+        Vmm::CloudHypervisor => &["virtio_pci", "vmw_vsock_virtio_transport"],
+    }
+}
+
+impl Chosen {
+    /// Returns the arguments for a machine, of which somebody of this process `is_console`, or
+    /// nobody will be when it `attaches`.
+    pub(super) fn arguments(
+        &self,
+        machine: &Machine,
+        place: &Place,
+        is_console: bool,
+        attaches: bool,
+    ) -> Result<Vec<OsString>, Failure> {
+        let name = self.monitor.name();
+        let kernel = || {
+            Kernel::of(&machine.boot).ok_or_else(|| {
+                Failure::usage(
+                    format!("{name} boots only a kernel that kiln gives it"),
+                    "give a description or the prefix of a kernel and an initrd, or say --vmm qemu",
+                )
+            })
+        };
+        match self.monitor {
+            Monitor::Qemu => {
+                let model = model(&machine.architecture);
+                let model = model.ok_or_else(|| no_model(&machine.architecture))?;
+                Ok(machine.arguments(&model, place, is_console))
+            }
+            Monitor::Firecracker => {
+                let kernel = kernel()?;
+                check_kernel(kernel, &machine.architecture)?;
+                let config = firecracker::config(machine, kernel, place).ok_or_else(|| {
+                    Failure::failed(
+                        "a path is not Unicode, and Firecracker's configuration cannot name it",
+                        None,
+                        Some("rename the file, or say --vmm qemu".to_owned()),
+                    )
+                })?;
+                // Not every version makes the file of their notes.
+                let written = fs::write(place.config(), format!("{config:#}\n"))
+                    .and_then(|()| File::create(place.notes()));
+                written.map_err(|error| {
+                    let message = format!("cannot write {}", place.config().display());
+                    Failure::failed(message, Some(&error), None)
+                })?;
+                Ok(firecracker::arguments(place))
+            }
+            Monitor::CloudHypervisor => {
+                let mut disks = machine.disks.iter().map(|disk| &disk.file);
+                if let Some(disk) = disks.find(|disk| !cloud_hypervisor::can_say(disk)) {
+                    return Err(Failure::usage(
+                        format!("Cloud Hypervisor cannot be told of {}", disk.display()),
+                        "its name has a quote; rename it",
+                    ));
+                }
+                Ok(cloud_hypervisor::arguments(
+                    machine,
+                    kernel()?,
+                    place,
+                    !attaches,
+                ))
+            }
+        }
+    }
+}
+
+/// Refuses a kernel that Firecracker does not boot: on x86 that is all but ELF (`docs/rootfs-and-kernel-setup.md`).
+fn check_kernel(kernel: Kernel<'_>, architecture: &str) -> Result<(), Failure> {
+    let image = kernel.image.display();
+    if architecture != "amd64" {
+        return Ok(());
+    }
+    let mut magic = [0; 4];
+    let read = File::open(kernel.image).and_then(|mut file| file.read_exact(&mut magic));
+    match read {
+        Ok(()) if &magic == b"\x7fELF" => Ok(()),
+        Err(error) if error.kind() != io::ErrorKind::UnexpectedEof => {
+            let message = format!("cannot read {image}");
+            Err(Failure::failed(message, Some(&error), None))
+        }
+        _ => Err(Failure::failed(
+            format!("Firecracker cannot boot {image}: it is compressed"),
+            None,
+            Some(
+                "build with --decompress-kernel, or run the description: kiln run --vmm firecracker FILE.yml"
+                    .to_owned(),
+            ),
+        )),
+    }
+}

@@ -42,16 +42,20 @@ fn main() {
     }
     let further = env::var("KILN_GUEST_TARGETS").unwrap_or_default();
     let own = variable("TARGET");
-    let mut targets = vec![own.clone()];
-    targets.extend(further.split_whitespace().map(str::to_owned));
-    targets.sort();
-    targets.dedup();
-    let mut guests = String::new();
+    let mut targets = vec![own.as_str()];
+    targets.extend(further.split_whitespace().filter(|target| *target != own));
+    let (mut guests, mut names) = (String::new(), Vec::new());
     for target in targets {
-        match architecture(&target) {
+        let upper = target.to_uppercase().replace('-', "_");
+        println!("cargo::rerun-if-env-changed=CARGO_TARGET_{upper}_LINKER");
+        match architecture(target) {
+            Some(name) if names.contains(&name) => {
+                panic!("KILN_GUEST_TARGETS: a second one for {name}: {target}")
+            }
             Some(name) => {
-                let binary = build_guest(out, &target);
+                let binary = build_guest(out, target);
                 guests.push_str(&format!("({name:?}, include_bytes!({binary:?})), "));
+                names.push(name);
             }
             // A kiln that runs elsewhere carries none for its own architecture.
             None if target == own => {}
@@ -71,7 +75,9 @@ fn architecture(target: &str) -> Option<&'static str> {
         "riscv64gc" => "riscv64",
         _ => return None,
     };
-    rest.contains("linux").then_some(name)
+    rest.contains("linux-")
+        .then_some(name)
+        .filter(|_| !rest.contains("android"))
 }
 
 /// Returns the commit that is checked out, read from git's own files, so that a build needs no git

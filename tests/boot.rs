@@ -119,7 +119,7 @@ fn the_example_boots_to_a_service_that_answers() {
     for part in [
         "kernel ",
         "initrd ",
-        "  service web ",
+        "  service hello ",
         "  modules ",
         "  init ",
     ] {

@@ -14,22 +14,13 @@ use crate::error::{Context, Error, Result};
 use crate::options;
 use crate::policy::Policy;
 use crate::spec::{Config, Mount, Runtime, SPEC_BYTES_MAX};
-use crate::{builtin, rootfs, say};
+use crate::{rootfs, say};
 
 /// Where bundles are.
 pub(crate) const CONTAINERS: &str = "/containers";
 
 /// Where bundles are that came later, each as `NUMBER/ID`, and take the place of others.
 pub(crate) const REPLACEMENTS: &str = "/run/kiln/services";
-
-/// Capabilities by which a program sets up the machine's devices, its network among them.
-const POWERS: [&str; 5] = [
-    "CAP_MKNOD",
-    "CAP_NET_ADMIN",
-    "CAP_SYS_ADMIN",
-    "CAP_SYS_MODULE",
-    "CAP_SYS_RAWIO",
-];
 
 /// When a container runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -184,31 +175,6 @@ impl Bundle {
         self.directory.join(&self.config.root.path)
     }
 
-    /// Returns whether its program may want devices whose modules are loaded by and by: when it can
-    /// see them all, or one that is not there yet, or may set up the machine or its network.
-    pub(crate) fn needs_devices(&self) -> bool {
-        let is_absent = |path: &str| !fs::metadata(path).is_ok_and(|node| !node.is_dir());
-        let tops = ["/dev", "/sys", "/run/kiln"];
-        let meet = |path: &Path, top: &Path| path.starts_with(top) || top.starts_with(path);
-        let is_device = |path: &str| tops.iter().any(|top| meet(path.as_ref(), top.as_ref()));
-        let (config, runtime) = (&self.config, &self.runtime);
-        let mounts = config.mounts.iter().map(|mount| mount.source.as_str());
-        let devices = config
-            .linux
-            .devices
-            .iter()
-            .map(|device| device.path.as_str());
-        let powers = &config.process.capabilities.bounding;
-        mounts
-            .chain(devices)
-            .any(|path| is_device(path) && is_absent(path))
-            || builtin::is_job(config)
-            || !runtime.interfaces.is_empty()
-            || POWERS
-                .iter()
-                .any(|power| powers.iter().any(|has| has == power))
-    }
-
     /// Returns the directories its root consists of, the topmost first, as an overlay names them.
     pub(crate) fn layers(&self) -> Option<String> {
         let root = self.rootfs();
@@ -343,32 +309,6 @@ mod tests {
     fn a_bundle_that_came_later_has_a_number() {
         assert_eq!(number_of(Path::new("/run/kiln/services/12/web")), Some(12));
         assert_eq!(number_of(Path::new("/containers/services/12")), None);
-    }
-
-    #[test]
-    fn who_can_tell_waits_for_devices() {
-        let directory = tempfile::tempdir().unwrap();
-        let needs = |process: &str, mount: &str, device: &str| {
-            let config = format!(
-                r#"{{"process":{{"args":["a"],"cwd":"/","capabilities":{{"bounding":[{process}]}}}},
-                  "root":{{"path":"rootfs"}},"mounts":[{{"destination":"/x","source":"{mount}"}}],
-                  "linux":{{"namespaces":[{{"type":"mount"}}],"devices":[{{"path":"{device}","type":"c"}}]}}}}"#
-            );
-            fs::write(directory.path().join("config.json"), config).unwrap();
-            let bundle = Bundle::read(directory.path(), Phase::Service).unwrap();
-            bundle.needs_devices()
-        };
-        assert!(!needs(
-            r#""CAP_NET_BIND_SERVICE""#,
-            "/dev/null",
-            "/dev/zero"
-        ));
-        assert!(!needs("", "/device", "/dev/null"));
-        assert!(needs(r#""CAP_NET_ADMIN""#, "tmpfs", "/dev/null"));
-        assert!(needs("", "/dev", "/dev/null"));
-        assert!(needs("", "/dev/null", "/dev/not-there-yet"));
-        assert!(needs("", "/run/kiln", "/dev/null"));
-        assert!(needs("", "/run", "/dev/null"));
     }
 
     #[test]

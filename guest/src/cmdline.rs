@@ -99,6 +99,12 @@ impl Cmdline {
         self.words.iter().any(|(k, _)| k == key)
     }
 
+    /// Returns whether the root is to be mounted for writing: the last of `ro` and `rw` says so.
+    pub(crate) fn is_writable(&self) -> bool {
+        let mut words = self.words.iter().rev().map(|(key, _)| key.as_str());
+        words.find(|key| matches!(*key, "ro" | "rw")) == Some("rw")
+    }
+
     /// Returns the network mode; an unknown word is the default and is named in the error.
     pub(crate) fn network_mode(&self) -> Result<NetworkMode, String> {
         match self.value("kiln.net") {
@@ -175,6 +181,8 @@ mod tests {
         assert_eq!(c.window(), Some((24, 80)));
         assert_eq!(c.network_mode(), Ok(NetworkMode::Wait));
         assert_eq!(c.panic_seconds(), -1);
+        assert!(Cmdline::parse(b"ro rw").is_writable());
+        assert!(!Cmdline::parse(b"rw ro").is_writable() && !c.is_writable());
         assert!(Cmdline::parse(b"kiln.net=of").network_mode().is_err());
     }
 

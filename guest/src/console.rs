@@ -95,6 +95,13 @@ pub(crate) fn open() {
     console.drain();
 }
 
+/// Opens it if there is something to say.
+pub(crate) fn open_if_waiting() {
+    if !lock().queue.is_empty() {
+        open();
+    }
+}
+
 /// Uses a descriptor as the console; for running outside of PID 1.
 pub(crate) fn open_fd(out: OwnedFd) {
     lock().out = Some(out);

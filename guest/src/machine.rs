@@ -11,7 +11,7 @@ use crate::cmdline::Cmdline;
 use crate::loader::{Loader, RunningKernel, Seen};
 use crate::modules::{Files, read_conf_directory};
 use crate::network::default_hostname;
-use crate::{say, sys};
+use crate::{console, say, sys};
 
 /// LinuxKit's limit on open files, soft and hard.
 const OPEN_FILES_MAX: u64 = 1 << 20;
@@ -187,6 +187,7 @@ impl Beside {
             Some(Ok(sys::Fork::Parent(pid))) => return Self(Some(pid)),
             Some(Ok(sys::Fork::Child)) => {
                 work();
+                console::open_if_waiting();
                 sys::exit_now(0)
             }
             Some(Err(_)) | None if needed => work(),
@@ -204,7 +205,6 @@ impl Beside {
 }
 
 /// Loads what roots that can be written to are made of: the largest of all modules, and no device's.
-/// One that cannot be loaded is said by whoever mounts it, for whom the kernel asks again.
 pub(crate) fn load_overlay(cmdline: &Cmdline) {
     let release = rustix::system::uname();
     let files = Files::read(Path::new("/"), &release.release().to_string_lossy());

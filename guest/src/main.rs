@@ -37,6 +37,7 @@ mod handover;
 mod hooks;
 mod mount_attributes;
 mod namespaces;
+mod needs;
 mod process;
 mod ready;
 mod rootfs;

@@ -1,6 +1,6 @@
 //! A root that is on a disk: found, mounted and entered, as a distribution's initrd does.
 //!
-//! In: `root=`, `rootfstype=`, `rw` and `init=` of the kernel's command line
+//! In: `root=`, `rootfstype=`, `rootflags=`, `rw` and `init=` of the kernel's command line
 //! (`Documentation/admin-guide/kernel-parameters.txt`), in an initramfs that has no containers of
 //! its own. Out: that root's init in our place, or an error. Modules come from the initramfs.
 
@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use rustix::fs::{Mode, OFlags};
-use rustix::mount::{self, MountFlags, MountPropagationFlags};
+use rustix::mount::{self, MountFlags, MountPropagationFlags, UnmountFlags};
 
 use crate::bundle::CONTAINERS;
 use crate::cmdline::Cmdline;
@@ -36,6 +36,13 @@ pub(crate) fn enter(cmdline: &Cmdline, own_path: Option<&str>) -> Result<()> {
     }
     if let Some(path) = own_path {
         machine::answer_the_kernel(path);
+    }
+    if let Some((kind, _)) = root.split_once('=')
+        && !matches!(kind, "LABEL" | "UUID")
+    {
+        return Err(Error::new(format!(
+            "root={root}: a root is found as /dev/NAME, LABEL=NAME or UUID=ID, not as {kind}="
+        )));
     }
     let device = wait_for(root, cmdline)?;
     mount_at(&device, Path::new(AT), cmdline)?;
@@ -64,13 +71,15 @@ fn wait_for(root: &str, cmdline: &Cmdline) -> Result<PathBuf> {
 
 fn mount_at(device: &Path, at: &Path, cmdline: &Cmdline) -> Result<()> {
     mounts::make_directory(AT, 0o755).context(|| AT)?;
-    let flags = match cmdline.has("rw") {
+    let flags = match cmdline.is_writable() {
         true => MountFlags::empty(),
         false => MountFlags::RDONLY,
     };
+    let data = cmdline.value("rootflags").unwrap_or_default();
+    let data = CString::new(data).context(|| "rootflags")?;
     let mount = |device: &Path, at: &Path, kind: &str| {
         machine::load_for_kernel(&format!("fs-{kind}"));
-        mount::mount(device, at, kind, flags, None)
+        mount::mount(device, at, kind, flags, data.as_c_str())
             .context(|| format!("mount the root {} ({kind})", device.display()))
     };
     match cmdline.value("rootfstype") {
@@ -89,6 +98,7 @@ fn replace_us(init: &str) -> Result<()> {
         OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC,
         Mode::empty(),
     );
+    give_back();
     rootfs::pivot(&Inside::open(Path::new(AT))?)?;
     // A machine without a console is a legal one.
     if let Ok(console) = console {
@@ -103,6 +113,26 @@ fn replace_us(init: &str) -> Result<()> {
         CString::new(pair).ok()
     });
     let environment: Vec<CString> = environment.collect();
-    let cause = sys::exec(&path, std::slice::from_ref(&path), &environment);
+    // What the kernel did not know itself is for init.
+    let words = std::env::args_os().skip(1);
+    let words = words.filter_map(|word| CString::new(word.as_bytes()).ok());
+    let arguments: Vec<CString> = [path.clone()].into_iter().chain(words).collect();
+    let cause = sys::exec(&path, &arguments, &environment);
     Err(cause).context(|| format!("{init} of the root"))
+}
+
+/// Leaves to the root what the kernel would have left to it: `/dev`, mounted (`DEVTMPFS_MOUNT`), and
+/// the programs that the kernel calls, under their own names.
+fn give_back() {
+    for inside in ["/dev/pts", "/dev/shm", "/dev/mqueue"] {
+        let _ = mount::unmount(inside, UnmountFlags::DETACH);
+    }
+    // A root without that directory mounts it elsewhere, or has no use for it.
+    let _ = mount::mount_move("/dev", format!("{AT}/dev"));
+    for (setting, program) in [
+        ("modprobe", "/sbin/modprobe"),
+        ("poweroff_cmd", "/sbin/poweroff"),
+    ] {
+        let _ = std::fs::write(format!("/proc/sys/kernel/{setting}"), program);
+    }
 }

@@ -23,7 +23,7 @@ use crate::spec::{Seccomp, SyscallArg, SyscallRule};
 const NAMES: &str = include_str!("syscalls/x86_64");
 #[cfg(target_arch = "aarch64")]
 const NAMES: &str = include_str!("syscalls/aarch64");
-/// The same, and two of its own (`arch/riscv/include/uapi/asm/unistd.h`).
+/// The same but for `renameat`, which it does not have, and two of its own (`arch/riscv/include/uapi/asm/unistd.h`).
 #[cfg(target_arch = "riscv64")]
 const NAMES: &str = concat!(
     include_str!("syscalls/aarch64"),

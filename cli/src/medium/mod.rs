@@ -115,15 +115,11 @@ fn container(head: Head<'_>) -> Option<Format> {
             names_files: head.be64(8)? != 0 || features & 1 << 2 != 0,
         });
     }
-    // VMware Virtual Disk Format 5.0, "Hosted Sparse Extent" and "Text Descriptors": the second is
-    // in the first, and names extents and parents.
-    if [&b"KDMV"[..], b"COWD", b"# Disk DescriptorFile"]
-        .iter()
-        .any(|magic| head.has(0, magic))
-    {
+    let is_vmdk = [&b"KDMV"[..], b"COWD", b"# Disk DescriptorFile"];
+    if is_vmdk.iter().any(|magic| head.has(0, magic)) {
         return Some(Format {
             name: "vmdk",
-            names_files: true,
+            names_files: !is_whole_vmdk(head),
         });
     }
     // MS-VHDX 2.2.1; MS "Virtual Hard Disk Image Format Specification", "Dynamic Disk": a copy of
@@ -135,6 +131,30 @@ fn container(head: Head<'_>) -> Option<Format> {
     ];
     let (_, _, name) = plain.iter().find(|(at, magic, _)| head.has(*at, magic))?;
     Some(Format::plain(name))
+}
+
+/// Returns whether a vmdk is one file: a sparse extent whose embedded descriptor names no parent
+/// (VMware Virtual Disk Format 5.0, "Hosted Sparse Extent"; QEMU's `block/vmdk.c` asks the
+/// descriptor for extents only when the header has no capacity, and reads another header when the
+/// grain directory is at the end).
+fn is_whole_vmdk(head: Head<'_>) -> bool {
+    const SECTOR: u64 = 512;
+    const DESCRIPTOR_BYTES: usize = 20 * 512;
+    let is_sparse = head.has(0, b"KDMV")
+        && head.le64(12).is_some_and(|capacity| capacity != 0)
+        && head.le64(56).is_some_and(|directory| directory != u64::MAX);
+    let at = head.le64(28).and_then(|sector| sector.checked_mul(SECTOR));
+    let descriptor = at
+        .and_then(|at| usize::try_from(at).ok())
+        .filter(|at| *at > 0)
+        .and_then(|at| head.0.get(at..at.checked_add(DESCRIPTOR_BYTES)?));
+    let parent = b"parentFileNameHint";
+    let names_none = |text: &[u8]| {
+        !text
+            .windows(parent.len())
+            .any(|word| word.eq_ignore_ascii_case(parent))
+    };
+    is_sparse && descriptor.is_some_and(names_none)
 }
 
 /// Returns the format of a disk that begins as raw ones do: a fixed VHD has its footer behind.

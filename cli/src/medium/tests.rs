@@ -23,6 +23,16 @@ fn files_are_told_by_their_bytes() {
     let elsewhere = &1u64.to_be_bytes()[..];
     let version = (4, &[0, 0, 0, 3][..]);
     let signature = (510, &[0x55, 0xaa][..]);
+    // One of QEMU's: capacity, the descriptor's sector, the grain directory's.
+    let sparse = &[
+        (0, &b"KDMV"[..]),
+        (12, &[0, 0x50, 0, 0, 0, 0, 0, 0]),
+        (28, &[1, 0, 0, 0, 0, 0, 0, 0]),
+        (56, &[0x1a, 0, 0, 0, 0, 0, 0, 0]),
+        (512, b"# Disk DescriptorFile"),
+        (512 * 40, b"\0"),
+    ][..];
+    let parent = &[(3000, &b"\nparentfilenamehint=/x"[..])][..];
     for (parts, expected) in [
         (&[][..], Medium::Other("empty", None)),
         (&[(0, "init: [kiln] # ä".as_bytes())], Medium::Text),
@@ -48,6 +58,13 @@ fn files_are_told_by_their_bytes() {
             disk("vmdk", true),
         ),
         (&[(0, b"KDMV")], disk("vmdk", true)),
+        (sparse, disk("vmdk", false)),
+        (&[sparse, &[(12, &[0; 8][..])]].concat(), disk("vmdk", true)),
+        (
+            &[sparse, &[(56, &[255; 8][..])]].concat(),
+            disk("vmdk", true),
+        ),
+        (&[sparse, parent].concat(), disk("vmdk", true)),
         (&[(0, b"vhdxfile")], disk("vhdx", false)),
         (&[(0, b"conectix")], disk("vpc", false)),
         (

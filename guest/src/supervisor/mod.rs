@@ -32,7 +32,7 @@ use crate::power::Button;
 use crate::service::{Services, State};
 use crate::spec::ConsoleSize;
 use crate::uevent::{Event, Uevents};
-use crate::{bundle, cgroup, console, machine, say, sys};
+use crate::{bundle, cgroup, console, machine, needs, say, sys};
 use memlog::Memlog;
 use replace::Replacement;
 use running::Running;
@@ -193,6 +193,12 @@ impl Supervisor {
         machine::load_modules(&self.cmdline, &mut self.seen);
         self.services.devices_are_there();
         self.listen();
+        let now = Instant::now();
+        if let Some(network) = &mut self.network {
+            // It may have come before there was anybody to hear of it.
+            network.interface_appeared(now);
+        }
+        self.advance_services(now);
         // No ACPI, no button: a virtual machine without it is not worth a line.
         self.button = Button::open().ok();
     }
@@ -346,7 +352,7 @@ impl Supervisor {
             match bundle {
                 Ok(bundle) => {
                     let directory = bundle.directory.clone();
-                    let needs_devices = bundle.needs_devices();
+                    let needs_devices = needs::needs_devices(&bundle);
                     let policy = bundle.policy.clone();
                     self.services.add(id, directory, policy, needs_devices);
                     self.fresh.push(bundle);

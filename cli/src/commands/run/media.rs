@@ -38,7 +38,7 @@ pub(super) fn find(arguments: &Run) -> Result<What, Failure> {
     let system = &arguments.system;
     match arguments.media.kinds().as_slice() {
         [] => told(system),
-        ["--kernel"] => match is_file(system) {
+        ["--kernel"] => match is_file(system) && !with_suffix(system, "-kernel").exists() {
             true => found(system, arguments, |what| match what {
                 What::Description => Some(what),
                 _ => None,
@@ -49,7 +49,7 @@ pub(super) fn find(arguments: &Run) -> Result<What, Failure> {
             }),
         },
         ["--squashfs"] => {
-            let image = [system.clone(), with_suffix(system, ROOTS[0])];
+            let image = [with_suffix(system, ROOTS[0]), system.clone()];
             let image = image.into_iter().find(|image| is_file(image));
             let image = image.ok_or_else(|| missing(&with_suffix(system, ROOTS[0])))?;
             found(&image, arguments, |what| match what {
@@ -59,7 +59,7 @@ pub(super) fn find(arguments: &Run) -> Result<What, Failure> {
         }
         ["--iso"] => {
             let names = ISO.map(|suffix| with_suffix(system, suffix));
-            let mut images = [system.clone()].into_iter().chain(names);
+            let mut images = names.into_iter().chain([system.clone()]);
             let image = images.find(|image| is_file(image));
             let image = image.ok_or_else(|| missing(&with_suffix(system, ISO[0])))?;
             found(&image, arguments, |what| match what {
@@ -67,6 +67,14 @@ pub(super) fn find(arguments: &Run) -> Result<What, Failure> {
                     medium: Medium::Iso { .. },
                     ..
                 } => Some(what),
+                // A drive, or a stick: as a CD-ROM it is only read, so nothing on it is trusted.
+                What::Medium { file, .. } if is_device(&file) => Some(What::Medium {
+                    file,
+                    medium: Medium::Iso {
+                        bios: true,
+                        efi: true,
+                    },
+                }),
                 _ => None,
             })
         }
@@ -141,6 +149,12 @@ fn of_file(file: &Path) -> Result<What, Failure> {
         )
     })?;
     match medium {
+        // A guest writes to its disks, and descriptions name files of this machine.
+        Medium::Text if is_named_as_medium(file) => Err(does_not_boot(
+            file,
+            "a text",
+            Some("a description has a name in .yml"),
+        )),
         Medium::Text => Ok(What::Description),
         // What is wrong with it, the parser says better.
         Medium::Other(..) if is_yaml(file) => Ok(What::Description),
@@ -149,16 +163,18 @@ fn of_file(file: &Path) -> Result<What, Failure> {
             efi: false,
         } => of_root(file, "ISO 9660"),
         Medium::Root(kind) => of_root(file, kind),
-        Medium::Disk(format) if !may_name_files(file, format) => Err(Failure::failed(
+        Medium::Disk(Format {
+            name,
+            names_files: true,
+        }) => Err(Failure::failed(
             format!(
-                "{} says that it is a {} image with parts in other files, but not by its name",
-                file.display(),
-                format.name
+                "{} is a {name} image with parts in other files, which could be any of this machine's",
+                file.display()
             ),
             None,
             Some(format!(
-                "a guest that had it as a raw disk could have written that, to see files of this machine; if you trust it, give it a name in .{}",
-                format.name
+                "if you trust it: qemu-img convert -O qcow2 {} FILE makes an image of one file",
+                file.display()
             )),
         )),
         Medium::Iso { .. } | Medium::Disk(_) | Medium::Program(_) => Ok(What::Medium {
@@ -196,10 +212,12 @@ fn of_root(file: &Path, kind: &str) -> Result<What, Failure> {
     })
 }
 
-/// Returns whether an image may lead to other files: its user says so by its name.
-fn may_name_files(file: &Path, format: Format) -> bool {
+fn is_named_as_medium(file: &Path) -> bool {
     let extension = file.extension().and_then(|extension| extension.to_str());
-    !format.names_files || extension == Some(format.name)
+    let media = [
+        "efi", "img", "iso", "qcow2", "raw", "vdi", "vhd", "vhdx", "vmdk",
+    ];
+    extension.is_some_and(|extension| media.contains(&extension))
 }
 
 fn does_not_boot(file: &Path, what: &str, hint: Option<&str>) -> Failure {
@@ -225,7 +243,11 @@ fn missing(file: &Path) -> Failure {
 }
 
 fn is_file(path: &Path) -> bool {
-    fs::metadata(path).is_ok_and(|file| file.is_file() || file.file_type().is_block_device())
+    fs::metadata(path).is_ok_and(|file| file.is_file()) || is_device(path)
+}
+
+fn is_device(path: &Path) -> bool {
+    fs::metadata(path).is_ok_and(|file| file.file_type().is_block_device())
 }
 
 pub(super) fn is_yaml(path: &Path) -> bool {
@@ -270,19 +292,20 @@ mod tests {
         }
         assert!(matches!(told(&at("none.yml")), Ok(What::Description)));
         fs::write(at("text.iso"), "init: []\n").unwrap();
-        assert!(matches!(told(&at("text.iso")), Ok(What::Description)));
+        assert!(told(&at("text.iso")).is_err());
+        fs::write(at("text"), "init: []\n").unwrap();
+        assert!(matches!(told(&at("text")), Ok(What::Description)));
     }
 
     #[test]
-    fn only_a_name_lets_an_image_lead_to_other_files() {
+    fn no_image_leads_to_other_files() {
         let space = tempfile::tempdir().unwrap();
         for (name, bytes, is_taken) in [
             ("a.img", QCOW2, true),
-            ("a.qcow2", BACKED, true),
+            ("a.qcow2", BACKED, false),
             ("a.img", BACKED, false),
-            ("a.vmdk", BACKED, false),
-            ("b.vmdk", b"KDMV", true),
-            ("b.img", b"KDMV", false),
+            ("b.vmdk", b"# Disk DescriptorFile", false),
+            ("b.vmdk", b"KDMV", false),
         ] {
             let path = space.path().join(name);
             fs::write(&path, bytes).unwrap();

@@ -50,7 +50,7 @@ impl What {
             || arguments.tty;
         match &what {
             Self::Image(_) | Self::Outputs { .. } | Self::Medium { .. } if arguments.watch => Err(
-                Failure::usage("--watch is for descriptions", "an image is run anew"),
+                Failure::usage("--watch is for descriptions", "only they are built"),
             ),
             _ if arguments.watch && arguments.docker.docker => Err(Failure::usage(
                 "--watch cannot ask a Docker engine whether its images have changed",

@@ -135,6 +135,8 @@ fn build_guest(out: &Path, target: &str) -> String {
     // The compiler's driver asks for an index of the tables that the script leaves out.
     let flags = [
         "-Ctarget-feature=+crt-static",
+        // Sequences of instructions that occur more than once become functions: 2 % smaller.
+        "-Cllvm-args=-enable-machine-outliner=always",
         "-Clink-arg=-Wl,--no-eh-frame-hdr",
         "-Clink-arg=-T",
         &format!(

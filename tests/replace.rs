@@ -72,6 +72,18 @@ fn word(port: u16) -> Result<String, String> {
     Ok(word)
 }
 
+/// Replaces `plain` by what does not run.
+fn fails_and_comes_back(machine: &Machine) {
+    let said = machine.vm(&["replace", "--wait", "5", "plain"]);
+    assert_eq!(said.code, Some(1), "{}", said.stderr);
+    assert!(
+        said.stderr.contains("the old one is started again"),
+        "{}",
+        said.stderr
+    );
+    machine.until("back", |all| service(all, "plain")["state"] == "running");
+}
+
 /// Clients that ask all the time, and what went wrong for them.
 struct Clients {
     ends: Arc<AtomicBool>,
@@ -226,14 +238,7 @@ fn a_service_is_replaced_and_no_client_notices() {
         &system("busybox-static", &serves("five"), "echo three; exit 1")
             .replace("sh, -c", "sh, -q"),
     );
-    let said = machine.vm(&["replace", "--wait", "5", "plain"]);
-    assert_eq!(said.code, Some(1), "{}", said.stderr);
-    assert!(
-        said.stderr.contains("the old one is started again"),
-        "{}",
-        said.stderr
-    );
-    machine.until("back", |all| service(all, "plain")["state"] == "running");
+    fails_and_comes_back(&machine);
 
     // Nor is one taken that cannot even be started.
     let broken = system("busybox-static", &serves("five"), &sleeps("four")).replace(
@@ -241,14 +246,7 @@ fn a_service_is_replaced_and_no_client_notices() {
         "name: plain\n    runtime: {mounts: [{type: nothing, source: x, destination: mnt}]}\n",
     );
     machine.space.write("box.yml", &broken);
-    let said = machine.vm(&["replace", "plain"]);
-    assert_eq!(said.code, Some(1), "{}", said.stderr);
-    assert!(
-        said.stderr.contains("the old one is started again"),
-        "{}",
-        said.stderr
-    );
-    machine.until("back", |all| service(all, "plain")["state"] == "running");
+    fails_and_comes_back(&machine);
 
     let missing = machine.vm(&["replace", "nothing"]);
     assert_eq!(missing.code, Some(1));

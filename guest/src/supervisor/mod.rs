@@ -32,7 +32,7 @@ use crate::power::Button;
 use crate::service::{Services, State};
 use crate::spec::ConsoleSize;
 use crate::uevent::{Event, Uevents};
-use crate::{bundle, cgroup, console, machine, needs, say, sys};
+use crate::{alive, bundle, cgroup, console, machine, needs, say, sys};
 use memlog::Memlog;
 use replace::Replacement;
 use running::Running;
@@ -433,6 +433,15 @@ impl Supervisor {
     fn name_of(&self, pid: Pid) -> &str {
         let container = self.containers.iter().find(|c| c.pid == pid);
         container.map_or("", |container| short_name(&container.bundle.id))
+    }
+
+    /// Has a container end by its stop signal, or at once if it would not hear that: to wait for it
+    /// would be in vain.
+    fn tell_to_end(&self, pid: Pid, signal: i32) {
+        match alive::hears(pid, signal) {
+            true => send(pid, signal),
+            false => self.kill(pid),
+        }
     }
 
     /// Ends a container at once.

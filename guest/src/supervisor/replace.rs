@@ -13,15 +13,15 @@ use rustix::mount::{self, MountFlags, UnmountFlags};
 use rustix::process::Pid;
 use serde_json::json;
 
-use super::{Running, Supervisor, send};
+use super::{Running, Supervisor};
 use crate::bundle::{self, Bundle, Phase, REPLACEMENTS, make_directories, number_of};
 use crate::error::{Context, Error, Result};
 use crate::handover::{self, Party, To};
 use crate::policy::{Main, Policy, Ready};
+use crate::say;
 use crate::service::State;
 use crate::spec::NamespaceKind;
 use crate::tar::Unpacker;
-use crate::{alive, say};
 
 /// Between two looks whether the new one listens, and whether the old one's clients have left: at
 /// first, and at last.
@@ -241,11 +241,7 @@ impl Supervisor {
         // One that has not been started yet is not, any more.
         self.fresh.retain(|bundle| bundle.id != *id);
         if let Some((pid, signal)) = self.services.stop(id, true, now) {
-            match alive::hears(pid, signal) {
-                true => send(pid, signal),
-                // To wait for it would be in vain.
-                false => self.kill(pid),
-            }
+            self.tell_to_end(pid, signal);
         }
         self.services.redirect(id, directory, policy);
         self.services_changed = true;
@@ -448,10 +444,7 @@ impl Supervisor {
     fn end_old(&mut self, replacement: &Replacement, now: Instant) -> Stage {
         let policy = &replacement.before.policy;
         if let Some(old) = &replacement.before.party {
-            match alive::hears(old.pid, policy.stop_signal) {
-                true => send(old.pid, policy.stop_signal),
-                false => self.kill(old.pid),
-            }
+            self.tell_to_end(old.pid, policy.stop_signal);
         }
         Stage::Ending {
             kill_at: Some(now + policy.stop_wait),

@@ -22,7 +22,7 @@ use crate::log::{Journal, Output};
 use crate::policy::Main;
 use crate::service::{Service, State};
 use crate::session::{self, Kind, Request, Said, Session};
-use crate::{alive, builtin, policy, say};
+use crate::{builtin, policy, say};
 
 const USAGE: &str = "\
 kilnctl COMMAND: what runs in this system
@@ -331,11 +331,7 @@ impl Supervisor {
                 let again = *verb == "restart";
                 self.services_changed = true;
                 if let Some((pid, signal)) = self.services.stop(&id, again, now) {
-                    match alive::hears(pid, signal) {
-                        true => send(pid, signal),
-                        // To wait for it would be in vain.
-                        false => self.kill(pid),
-                    }
+                    self.tell_to_end(pid, signal);
                 }
                 self.advance_services(now);
                 conversation.job = Job::Service { id, up: again };

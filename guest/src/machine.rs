@@ -147,10 +147,15 @@ fn listed_modules() -> Vec<u8> {
     read_conf_directory(Path::new("/etc/modules-load.d"))
 }
 
+/// Reads what modules the running kernel has.
+fn module_files() -> Files {
+    let release = rustix::system::uname();
+    Files::read(Path::new("/"), &release.release().to_string_lossy())
+}
+
 /// Loads the modules of the machine and those asked for by name.
 pub(crate) fn load_modules(cmdline: &Cmdline, seen: &mut Seen) {
-    let release = rustix::system::uname();
-    let files = Files::read(Path::new("/"), &release.release().to_string_lossy());
+    let files = module_files();
     if files.is_empty() {
         return;
     }
@@ -204,14 +209,6 @@ impl Beside {
     }
 }
 
-/// Loads what roots that can be written to are made of: the largest of all modules, and no device's.
-pub(crate) fn load_overlay(cmdline: &Cmdline) {
-    let release = rustix::system::uname();
-    let files = Files::read(Path::new("/"), &release.release().to_string_lossy());
-    let mut seen = Seen::default();
-    Loader::new(&files, cmdline, RunningKernel, &mut seen).request(b"overlay");
-}
-
 /// Makes the nodes behind which the kernel loads a module when they are opened (`/dev/fuse`,
 /// `/dev/net/tun`, …), so that the module need not be loaded for a mere possibility.
 fn make_nodes(files: &Files) {
@@ -236,15 +233,13 @@ pub(crate) fn load_deferred(cmdline: &Cmdline, seen: &mut Seen) {
     if !seen.has_deferred() {
         return;
     }
-    let release = rustix::system::uname();
-    let files = Files::read(Path::new("/"), &release.release().to_string_lossy());
+    let files = module_files();
     Loader::new(&files, cmdline, RunningKernel, seen).load_deferred(Path::new("/sys"));
 }
 
 /// Loads what devices want that were not there before, without having been told of them.
 pub(crate) fn load_for_new_devices(cmdline: &Cmdline, seen: &mut Seen) {
-    let release = rustix::system::uname();
-    let files = Files::read(Path::new("/"), &release.release().to_string_lossy());
+    let files = module_files();
     Loader::new(&files, cmdline, RunningKernel, seen).coldplug(Path::new("/sys"));
 }
 
@@ -253,8 +248,7 @@ pub(crate) fn load_for_devices(cmdline: &Cmdline, seen: &mut Seen, modaliases: &
     if modaliases.iter().all(|alias| seen.knows(alias)) {
         return;
     }
-    let release = rustix::system::uname();
-    let files = Files::read(Path::new("/"), &release.release().to_string_lossy());
+    let files = module_files();
     let mut loader = Loader::new(&files, cmdline, RunningKernel, seen);
     for modalias in modaliases {
         loader.answer(modalias);
@@ -263,8 +257,7 @@ pub(crate) fn load_for_devices(cmdline: &Cmdline, seen: &mut Seen, modaliases: &
 
 /// Loads one module or alias for the kernel itself (`request_module`); returns whether it exists.
 pub(crate) fn load_for_kernel(wanted: &str) -> bool {
-    let release = rustix::system::uname();
-    let files = Files::read(Path::new("/"), &release.release().to_string_lossy());
+    let files = module_files();
     // In the kernel's root there is no /proc, hence no command line; parameters from it have been
     // applied to whatever was loaded at boot.
     let cmdline = Cmdline::parse(&fs::read("/proc/cmdline").unwrap_or_default());

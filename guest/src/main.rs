@@ -110,9 +110,10 @@ fn live(began: Instant, own_path: Option<&str>) -> Result<Infallible> {
     if cmdline.has("kiln.debug") {
         console::set_verbose();
     }
-    // The longest of what has to be done first; another processor can do it meanwhile.
+    // What roots that can be written to are made of: the largest of all modules, and no device's.
+    // Another processor can load it meanwhile.
     let overlay = Beside::begin(volumes::exist() || bundle::mention("overlay"), || {
-        machine::load_overlay(&cmdline);
+        machine::load_for_kernel("overlay");
     });
     console::open();
     mounts::other_mounts()?;

@@ -24,7 +24,7 @@ use super::{ALIGN_BYTES, FormatError, Fragment, FragmentPlan, Segment, SharedGro
 use crate::tree::{EntryRef, Kind};
 
 /// The longest name Linux takes, its NUL included (`PATH_MAX`).
-const NAME_MAX_BYTES: usize = 4096;
+pub(super) const NAME_MAX_BYTES: usize = 4096;
 
 /// Version of the bytes: raised whenever a member may come out differently.
 pub const VERSION: u32 = 1;

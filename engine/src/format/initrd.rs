@@ -7,8 +7,9 @@
 
 use std::io::{self, BufRead, BufReader, Read};
 
-/// The longest name Linux takes, its NUL included (`PATH_MAX`).
-const NAME_MAX_BYTES: u64 = 4096;
+use super::cpio::NAME_MAX_BYTES;
+use super::padding;
+
 const HEADER_BYTES: usize = 110;
 const BUFFER_BYTES: usize = 64 << 10;
 /// Enough of a member to tell what it is.
@@ -41,18 +42,11 @@ pub fn visit(reader: impl Read, visitor: &mut dyn Visitor) -> Result<(), InitrdE
     let mut input = Input::new(reader);
     loop {
         let begin = input.offset();
-        let at = |reason: String| InitrdError {
-            offset: begin,
-            reason,
-        };
-        if !skip_zeros(&mut input).map_err(|error| at(error.to_string()))? {
+        if !skip_zeros(&mut input).map_err(failed(begin))? {
             return Ok(());
         }
         let begin = input.offset();
-        let at = |error: io::Error| InitrdError {
-            offset: begin,
-            reason: error.to_string(),
-        };
+        let at = failed(begin);
         let mut magic = [0; MAGIC_BYTES];
         let known = input.peek(&mut magic).map_err(at)?;
         match &magic[..known] {
@@ -72,6 +66,13 @@ pub fn visit(reader: impl Read, visitor: &mut dyn Visitor) -> Result<(), InitrdE
             }
         }
         visitor.member(input.offset() - begin);
+    }
+}
+
+fn failed(offset: u64) -> impl Fn(io::Error) -> InitrdError + Copy {
+    move |error| InitrdError {
+        offset,
+        reason: error.to_string(),
     }
 }
 
@@ -109,14 +110,14 @@ fn archive(reader: &mut impl Read, visitor: &mut dyn Visitor) -> io::Result<()> 
             return Err(malformed("an entry of an archive has no newc header"));
         }
         let (len, name_len) = (field(&header, 54)?, field(&header, 94)?);
-        if !(1..=NAME_MAX_BYTES).contains(&name_len) {
+        if !(1..=NAME_MAX_BYTES as u64).contains(&name_len) {
             return Err(malformed("the name of an entry is too long"));
         }
         let mut name = vec![0; usize::try_from(name_len).unwrap_or(0)];
         reader.read_exact(&mut name)?;
-        pass(reader, padding(HEADER_BYTES as u64 + name_len))?;
+        pass(reader, padding(HEADER_BYTES as u64 + name_len, 4))?;
         let name = name.strip_suffix(b"\0").unwrap_or(&name);
-        pass(reader, len + padding(len))?;
+        pass(reader, len + padding(len, 4))?;
         if name == b"TRAILER!!!" {
             return Ok(());
         }
@@ -131,11 +132,6 @@ fn field(header: &[u8; HEADER_BYTES], at: usize) -> io::Result<u64> {
     digits
         .and_then(|text| u64::from_str_radix(text, 16).ok())
         .ok_or_else(|| malformed("a field of an entry's header is not a number"))
-}
-
-/// Returns how many bytes follow `len` to a multiple of four.
-const fn padding(len: u64) -> u64 {
-    len.next_multiple_of(4) - len
 }
 
 fn pass(reader: &mut impl Read, len: u64) -> io::Result<()> {

@@ -77,7 +77,7 @@ use error::Result;
 use machine::Beside;
 use network::{Network, Plan};
 use spec::NamespaceKind;
-use supervisor::Supervisor;
+use supervisor::{Supervisor, seconds};
 
 /// Has cargo link again when the linker's script has changed; nothing of it is in here.
 const _: &[u8] = include_bytes!("../no-unwinding.ld");
@@ -244,8 +244,8 @@ fn start_network(supervisor: &mut Supervisor, plan: Plan, onboot: &Bundles, serv
 fn tell_services(supervisor: &Supervisor, began: Instant) {
     let count = supervisor.services_up();
     say!(
-        "{count} service{} started in {:.2} s",
+        "{count} service{} started in {}",
         if count == 1 { "" } else { "s" },
-        began.elapsed().as_secs_f64()
+        seconds(began.elapsed())
     );
 }

@@ -12,7 +12,7 @@ use rustix::system::{RebootCommand, reboot};
 use crate::alive::{Other, others_alive};
 use crate::bundle::{self, Phase};
 use crate::cmdline::Cmdline;
-use crate::supervisor::{self, Action, Supervisor};
+use crate::supervisor::{self, Action, Supervisor, seconds};
 use crate::{console, say, sys};
 
 /// Longest wait for processes to end by themselves.
@@ -70,7 +70,7 @@ pub(crate) fn shut_down(supervisor: &mut Supervisor, action: Action) -> ! {
     supervisor.drain();
     unmount_disks();
     rustix::fs::sync();
-    say!("{verb} now, after {:.2} s", began.elapsed().as_secs_f64());
+    say!("{verb} now, after {}", seconds(began.elapsed()));
     console::flush(FLUSH_MAX);
     end_machine(action, supervisor.cmdline())
 }

@@ -35,6 +35,7 @@ use crate::uevent::{Event, Uevents};
 use crate::{alive, bundle, cgroup, console, machine, needs, say, sys};
 use memlog::Memlog;
 use replace::Replacement;
+pub(crate) use report::seconds;
 use running::Running;
 use serve::{Conversation, send};
 

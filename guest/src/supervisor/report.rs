@@ -55,8 +55,8 @@ impl Supervisor {
         for (name, usage) in self.usages() {
             rows.push([
                 name.to_owned(),
-                format!("{:.2} s", usage.cpu.as_secs_f64()),
-                format!("{:.1} MB", usage.memory as f64 / 1e6),
+                seconds(usage.cpu),
+                format!("{} MB", tenths(usage.memory / 100_000)),
                 usage.processes.to_string(),
             ]);
         }
@@ -108,10 +108,21 @@ fn describe(service: &Service, now: Instant) -> (String, Option<i32>, Option<Dur
     }
 }
 
+/// Returns a number of tenths. Here and below without floating point: std's code that prints it is
+/// 12 KB of every image.
+fn tenths(number: u64) -> String {
+    format!("{}.{}", number / 10, number % 10)
+}
+
+/// Returns a time that was measured.
+pub(crate) fn seconds(time: Duration) -> String {
+    format!("{}.{:02} s", time.as_secs(), time.subsec_millis() / 10)
+}
+
 /// Returns a time as people say it.
-fn period(time: Duration) -> String {
+pub(super) fn period(time: Duration) -> String {
     match time.as_secs() {
-        0..10 => format!("{:.1} s", time.as_secs_f64()),
+        0..10 => format!("{} s", tenths(time.as_millis() as u64 / 100)),
         seconds @ 10..120 => format!("{seconds} s"),
         seconds @ 120..7200 => format!("{} min", seconds / 60),
         seconds @ 7200..172_800 => format!("{} h", seconds / 3600),
@@ -172,7 +183,8 @@ mod tests {
     fn columns_are_even() {
         let rows = [["A", "LONG"], ["longer", "b"]].map(|row| row.map(str::to_owned));
         assert_eq!(table(&rows), "A       LONG\nlonger  b\n");
-        assert_eq!(period(Duration::from_millis(1500)), "1.5 s");
+        assert_eq!(period(Duration::from_millis(1599)), "1.5 s");
+        assert_eq!(seconds(Duration::from_millis(1050)), "1.05 s");
         assert_eq!(period(Duration::from_secs(7300)), "2 h");
     }
 }

@@ -14,6 +14,7 @@ use crate::ready::{self, Notify};
 use crate::{cgroup, say, terminal};
 
 use super::program::exit_code;
+use super::report::period;
 
 /// A container with a process, or one whose end has not been dealt with.
 #[derive(Debug)]
@@ -183,8 +184,8 @@ impl Running {
         match again {
             Some(wait) if wait.is_zero() => say!("{noun} {name}: {how}, starting again"),
             Some(wait) => {
-                let seconds = wait.as_secs_f64();
-                say!("{noun} {name}: {how}, starting again in {seconds} s");
+                let wait = period(wait);
+                say!("{noun} {name}: {how}, starting again in {wait}");
             }
             None => say!("{noun} {name}: {how}"),
         }

@@ -3,8 +3,8 @@
 //!
 //! A cargo inside cargo, with a target directory of its own under `OUT_DIR`: when nothing in
 //! `guest/` changed it does nothing. `KILN_GUEST_TARGETS` names further targets, separated by
-//! spaces, for systems of other architectures; they need their standard library and a linker
-//! (`CARGO_TARGET_…_LINKER`). Leaves `OUT_DIR/guest.rs` with the constant `GUESTS`, and the
+//! spaces, for systems of other architectures or with another C library; they need their standard
+//! library and a linker (`CARGO_TARGET_…_LINKER`). Leaves `OUT_DIR/guest.rs` with the constant `GUESTS`, and the
 //! variable `KILN_COMMIT`, unless whoever builds has set it.
 
 use std::path::Path;
@@ -42,8 +42,12 @@ fn main() {
     }
     let further = env::var("KILN_GUEST_TARGETS").unwrap_or_default();
     let own = variable("TARGET");
-    let mut targets = vec![own.as_str()];
-    targets.extend(further.split_whitespace().filter(|target| *target != own));
+    let mut targets: Vec<&str> = further.split_whitespace().collect();
+    // One for the architecture that kiln is built for stands in for its own target: another C library.
+    let is_own = |target: &&str| architecture(target) == architecture(&own);
+    if !targets.iter().any(is_own) {
+        targets.push(&own);
+    }
     let (mut guests, mut names) = (String::new(), Vec::new());
     for target in targets {
         let upper = target.to_uppercase().replace('-', "_");

@@ -68,6 +68,7 @@ mod supervisor;
 mod tar;
 
 use std::convert::Infallible;
+use std::ffi::CStr;
 use std::fs;
 use std::time::{Duration, Instant};
 
@@ -90,21 +91,20 @@ type Bundles = Vec<(String, Result<Bundle>)>;
 
 /// Everything: as PID 1 the machine's life, otherwise a small helper; see [`helper`].
 #[cfg_attr(test, expect(dead_code, reason = "tests have a main of their own"))]
-fn life() -> i32 {
+fn life(arguments: &[&CStr]) -> i32 {
     let began = Instant::now();
-    let args: Vec<String> = std::env::args_os()
-        .map(|a| a.to_string_lossy().into_owned())
-        .collect();
     if !rustix::process::getpid().is_init() {
-        return helper::main(&args);
+        let text = |argument: &&CStr| argument.to_string_lossy().into_owned();
+        return helper::main(&arguments.iter().map(text).collect::<Vec<_>>());
     }
     std::panic::set_hook(Box::new(|info| shutdown::die(&info.to_string())));
-    let Err(cause) = live(began, args.first().map(String::as_str));
+    let Err(cause) = live(began, arguments);
     shutdown::die(&cause.to_string())
 }
 
 /// From the first mount to the last.
-fn live(began: Instant, own_path: Option<&str>) -> Result<Infallible> {
+fn live(began: Instant, arguments: &[&CStr]) -> Result<Infallible> {
+    let own_path = arguments.first().and_then(|path| path.to_str().ok());
     mounts::first_mounts()?;
     let cmdline = Cmdline::parse(&fs::read("/proc/cmdline").unwrap_or_default());
     if cmdline.has("kiln.debug") {
@@ -118,7 +118,7 @@ fn live(began: Instant, own_path: Option<&str>) -> Result<Infallible> {
     console::open();
     mounts::other_mounts()?;
     debug!("mounted after {:?}", began.elapsed());
-    root::enter(&cmdline, own_path)?;
+    root::enter(&cmdline, arguments)?;
     let onboot = read_all(Phase::Onboot);
     let services = read_all(Phase::Service);
     let mut supervisor = Supervisor::new(cmdline.clone(), true)?;

@@ -4,7 +4,7 @@
 //! (`Documentation/admin-guide/kernel-parameters.txt`), in an initramfs that has no containers of
 //! its own. Out: that root's init in our place, or an error. Modules come from the initramfs.
 
-use std::ffi::CString;
+use std::ffi::{CStr, CString};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -26,7 +26,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(10);
 const AT: &str = "/run/root";
 
 /// Ends up in another init if the command line names a root and this system is there to find it.
-pub(crate) fn enter(cmdline: &Cmdline, own_path: Option<&str>) -> Result<()> {
+pub(crate) fn enter(cmdline: &Cmdline, arguments: &[&CStr]) -> Result<()> {
     let Some(root) = cmdline.value("root").filter(|_| mounts::is_initramfs()) else {
         return Ok(());
     };
@@ -34,7 +34,7 @@ pub(crate) fn enter(cmdline: &Cmdline, own_path: Option<&str>) -> Result<()> {
         say!("root={root} is left alone: this system is in memory");
         return Ok(());
     }
-    if let Some(path) = own_path {
+    if let Some(path) = arguments.first().and_then(|path| path.to_str().ok()) {
         machine::answer_the_kernel(path);
     }
     if let Some((kind, _)) = root.split_once('=')
@@ -47,7 +47,9 @@ pub(crate) fn enter(cmdline: &Cmdline, own_path: Option<&str>) -> Result<()> {
     let device = wait_for(root, cmdline)?;
     mount_at(&device, Path::new(AT), cmdline)?;
     debug!("root {} found", device.display());
-    replace_us(cmdline.value("init").unwrap_or("/sbin/init"))
+    let init = cmdline.value("init").unwrap_or("/sbin/init");
+    // What the kernel did not know itself is for init.
+    replace_us(init, arguments.get(1..).unwrap_or_default())
 }
 
 /// Loads modules until the device is there.
@@ -89,7 +91,7 @@ fn mount_at(device: &Path, at: &Path, cmdline: &Cmdline) -> Result<()> {
 }
 
 /// Leaves the initramfs with everything mounted in it, and becomes the init of the root.
-fn replace_us(init: &str) -> Result<()> {
+fn replace_us(init: &str, words: &[&CStr]) -> Result<()> {
     // pivot_root(2) refuses mounts that are shared.
     let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
     mount::mount_change("/", private).context(|| "make / private")?;
@@ -113,9 +115,7 @@ fn replace_us(init: &str) -> Result<()> {
         CString::new(pair).ok()
     });
     let environment: Vec<CString> = environment.collect();
-    // What the kernel did not know itself is for init.
-    let words = std::env::args_os().skip(1);
-    let words = words.filter_map(|word| CString::new(word.as_bytes()).ok());
+    let words = words.iter().map(|word| CString::from(*word));
     let arguments: Vec<CString> = [path.clone()].into_iter().chain(words).collect();
     let cause = sys::exec(&path, &arguments, &environment);
     Err(cause).context(|| format!("{init} of the root"))

@@ -24,8 +24,13 @@ pub(crate) fn in_child() -> bool {
 /// initramfs without a usable console that would be a kernel panic before our first line.
 #[cfg(not(test))]
 #[unsafe(no_mangle)]
-extern "C" fn main(_argc: libc::c_int, _argv: *const *const libc::c_char) -> libc::c_int {
-    crate::life()
+extern "C" fn main(argc: libc::c_int, argv: *const *const libc::c_char) -> libc::c_int {
+    use std::ffi::CStr;
+    let arguments: Vec<&CStr> = (0..usize::try_from(argc).unwrap_or(0))
+        // SAFETY: the C library hands over `argc` strings, which live as long as the process.
+        .map(|n| unsafe { CStr::from_ptr(*argv.add(n)) })
+        .collect();
+    crate::life(&arguments)
 }
 
 /// Marks where a forked process continues.

@@ -2,7 +2,7 @@
 //! EFI, a root file system that is not in memory.
 
 use std::fs;
-use std::io::{Read, Seek, SeekFrom};
+use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::PathBuf;
 
 use super::boot::Machine;
@@ -12,7 +12,7 @@ use super::support::{Space, said, tool};
 const SYSTEM: &str = r#"
 kernel:
   debian: {suite: bookworm, packages: [linux-image-cloud-amd64]}
-  modules: [overlay, virtio_pci, virtio_blk, virtio_scsi, sd_mod, sr_mod, squashfs]
+  modules: [overlay, virtio_pci, virtio_blk, virtio_scsi, sd_mod, sr_mod, squashfs, dm_verity]
   cmdline: console=ttyS0 quiet kiln.net=off panic=1
 init: [kiln]
 services:
@@ -123,6 +123,20 @@ impl Space {
         arguments.extend([stub, &program]);
         tool("objcopy", &arguments);
         program
+    }
+
+    /// Builds an initrd that finds a root (kiln-init and modules, no containers), and a root for it.
+    fn finder_and_squashfs(&self) {
+        self.system("box");
+        self.write("finder.yml", SYSTEM.split("services:").next().unwrap());
+        self.build(&["finder.yml"]);
+        self.build(&["-o", "box.tar", "box.yml"]);
+        let command = format!(
+            "sqfstar -quiet -no-progress {} < {}",
+            self.text("box-squashfs.img"),
+            self.text("box.tar")
+        );
+        tool("sh", &["-c", &command]);
     }
 
     fn boot(&self, arguments: &[&str]) -> String {
@@ -272,23 +286,12 @@ fn efi_boots_a_disk_and_a_program() {
 #[test]
 fn a_root_is_a_disk_that_is_only_read() {
     let space = Space::new();
-    space.system("box");
-    // An initrd that finds the root: kiln-init, the modules, no containers.
-    let finder = SYSTEM.split("services:").next().unwrap();
-    space.write("finder.yml", finder);
-    space.build(&["finder.yml"]);
+    space.finder_and_squashfs();
     fs::rename(
         space.path("finder-initrd.img"),
         space.path("box-squashfs-initrd.img"),
     )
     .unwrap();
-    space.build(&["-o", "box.tar", "box.yml"]);
-    let command = format!(
-        "sqfstar -quiet -no-progress {} < {}",
-        space.text("box-squashfs.img"),
-        space.text("box.tar")
-    );
-    tool("sh", &["-c", &command]);
     let before = fs::read(space.path("box-squashfs.img")).unwrap();
     let console = space.boot(&["--squashfs", "--disk", "size=32M", "box"]);
     assert_says(&console, &["root: /dev/vda squashfs"]);
@@ -299,6 +302,61 @@ fn a_root_is_a_disk_that_is_only_read() {
         "{console}"
     );
     assert_eq!(fs::read(space.path("box-squashfs.img")).unwrap(), before);
+}
+
+/// The partitions are found by the root hash alone, as systemd and `systemd-repart` have it.
+#[test]
+fn a_root_is_what_its_hash_says_or_nothing() {
+    let space = Space::new();
+    space.finder_and_squashfs();
+    let (squashfs, hashes) = (space.text("box-squashfs.img"), space.text("hashes"));
+    let formatted = tool("/usr/sbin/veritysetup", &["format", &squashfs, &hashes]);
+    let hash = formatted
+        .lines()
+        .find_map(|line| line.strip_prefix("Root hash:"))
+        .unwrap_or_else(|| panic!("{formatted}"))
+        .trim();
+    let disk = space.text("disk.img");
+    fs::File::create(&disk).unwrap().set_len(64 << 20).unwrap();
+    let (first, last) = (&hash[..32], &hash[32..]);
+    let data = format!("--partition-guid=1:{}", uuid(first));
+    let tree = format!("--partition-guid=2:{}", uuid(last));
+    tool(
+        "/usr/sbin/sgdisk",
+        &["--new=1:2048:+40M", "--new=2:0:+8M", &data, &tree, &disk],
+    );
+    space.put(&squashfs, &disk, 1 << 20);
+    space.put(&hashes, &disk, 41 << 20);
+    let cmdline = fs::read_to_string(space.path("finder-cmdline")).unwrap();
+    space.write(
+        "finder-cmdline",
+        &format!("{} roothash={hash}", cmdline.trim_end()),
+    );
+
+    // One bit of the file system is another one.
+    let broken = space.text("broken.img");
+    fs::copy(&disk, &broken).unwrap();
+    let mut image = fs::File::options()
+        .read(true)
+        .write(true)
+        .open(broken)
+        .unwrap();
+    let mut byte = [0];
+    image.seek(SeekFrom::Start(1 << 20)).unwrap();
+    image.read_exact(&mut byte).unwrap();
+    image.seek(SeekFrom::Start(1 << 20)).unwrap();
+    image.write_all(&[byte[0] ^ 1]).unwrap();
+    let console = space.boot(&["--disk", "broken.img", "finder"]);
+    assert_says(&console, &["data block 0 is corrupted", "/dev/dm-0"]);
+    assert!(!console.contains("root: "), "{console}");
+    let console = space.boot(&["--disk", "disk.img", "finder"]);
+    assert_says(&console, &["root: /dev/dm-0 squashfs", "wrote to sda"]);
+}
+
+/// Writes 32 digits as a UUID.
+fn uuid(digits: &str) -> String {
+    let at = [0..8, 8..12, 12..16, 16..20, 20..32];
+    at.map(|range| &digits[range]).join("-")
 }
 
 #[test]

@@ -16,6 +16,7 @@ mod cmdline;
 mod machine;
 mod mounts;
 mod root;
+mod verity;
 
 mod alias;
 mod loader;

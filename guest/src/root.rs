@@ -1,8 +1,9 @@
 //! A root that is on a disk: found, mounted and entered, as a distribution's initrd does.
 //!
 //! In: `root=`, `rootfstype=`, `rootflags=`, `rw` and `init=` of the kernel's command line
-//! (`Documentation/admin-guide/kernel-parameters.txt`), in an initramfs that has no containers of
-//! its own. Out: that root's init in our place, or an error. Modules come from the initramfs.
+//! (`Documentation/admin-guide/kernel-parameters.txt`), and `roothash=` and what goes with it
+//! (systemd-veritysetup-generator(8)), in an initramfs that has no containers of its own. Out: that
+//! root's init in our place, or an error. Modules come from the initramfs.
 
 use std::ffi::{CStr, CString};
 use std::os::unix::ffi::OsStrExt;
@@ -17,6 +18,7 @@ use crate::cmdline::Cmdline;
 use crate::error::{Context, Error, Result};
 use crate::loader::Seen;
 use crate::rootfs::{self, Inside};
+use crate::verity::{self, Options};
 use crate::{console, debug, jobs, machine, mounts, say, sys};
 
 /// How long a disk may take to appear.
@@ -27,24 +29,31 @@ const AT: &str = "/run/root";
 
 /// Ends up in another init if the command line names a root and this system is there to find it.
 pub(crate) fn enter(cmdline: &Cmdline, arguments: &[&CStr]) -> Result<()> {
-    let Some(root) = cmdline.value("root").filter(|_| mounts::is_initramfs()) else {
+    let (root, hash) = (cmdline.value("root"), cmdline.value("roothash"));
+    if root.or(hash).is_none() || !mounts::is_initramfs() {
         return Ok(());
-    };
+    }
     if Path::new(CONTAINERS).exists() {
-        say!("root={root} is left alone: this system is in memory");
+        say!(
+            "root={} is left alone: this system is in memory",
+            root.unwrap_or_default()
+        );
         return Ok(());
     }
     if let Some(path) = arguments.first().and_then(|path| path.to_str().ok()) {
         machine::answer_the_kernel(path);
     }
-    if let Some((kind, _)) = root.split_once('=')
-        && !matches!(kind, "LABEL" | "UUID")
-    {
-        return Err(Error::new(format!(
-            "root={root}: a root is found as /dev/NAME, LABEL=NAME or UUID=ID, not as {kind}="
-        )));
-    }
-    let device = wait_for(root, cmdline)?;
+    let mut search = Search {
+        cmdline,
+        seen: Seen::default(),
+        began: Instant::now(),
+    };
+    machine::load_modules(cmdline, &mut search.seen);
+    let device = match (hash, root) {
+        (Some(hash), root) => search.verified(hash, root)?,
+        (None, Some(root)) => search.wait_for(root)?,
+        (None, None) => return Ok(()),
+    };
     mount_at(&device, Path::new(AT), cmdline)?;
     debug!("root {} found", device.display());
     let init = cmdline.value("init").unwrap_or("/sbin/init");
@@ -52,22 +61,48 @@ pub(crate) fn enter(cmdline: &Cmdline, arguments: &[&CStr]) -> Result<()> {
     replace_us(init, arguments.get(1..).unwrap_or_default())
 }
 
-/// Loads modules until the device is there.
-fn wait_for(root: &str, cmdline: &Cmdline) -> Result<PathBuf> {
-    let began = Instant::now();
-    let mut seen = Seen::default();
-    machine::load_modules(cmdline, &mut seen);
-    loop {
-        if let Some(device) = jobs::find_device(root) {
-            return Ok(device);
+/// Devices are looked for, and modules loaded for what appears.
+struct Search<'a> {
+    cmdline: &'a Cmdline,
+    seen: Seen,
+    began: Instant,
+}
+
+impl Search<'_> {
+    fn wait_for(&mut self, wanted: &str) -> Result<PathBuf> {
+        loop {
+            if let Some(device) = jobs::find_device(wanted).context(|| wanted)? {
+                return Ok(device);
+            }
+            if self.began.elapsed() > WAIT_MAX {
+                let missing = format!("{wanted}: no such device after {WAIT_MAX:?}");
+                return Err(Error::new(missing));
+            }
+            std::thread::sleep(LOOK_EVERY);
+            machine::load_for_new_devices(self.cmdline, &mut self.seen);
         }
-        if began.elapsed() > WAIT_MAX {
-            return Err(Error::new(format!(
-                "root={root}: no such device after {WAIT_MAX:?}"
-            )));
+    }
+
+    /// Finds the data and its hashes where they are said to be, else in the partitions that have the
+    /// halves of the root hash for UUIDs (Discoverable Partitions Specification).
+    fn verified(&mut self, hash: &str, root: Option<&str>) -> Result<PathBuf> {
+        if !verity::is_hash(hash) {
+            return Err(Error::new(format!("roothash={hash} is no hash")));
         }
-        std::thread::sleep(LOOK_EVERY);
-        machine::load_for_new_devices(cmdline, &mut seen);
+        let value = |key: &str| self.cmdline.value(&format!("systemd.verity_root_{key}"));
+        let options = Options::parse(value("options").unwrap_or_default())
+            .context(|| "systemd.verity_root_options")?;
+        let by_half = |half: &str| {
+            let (a, b, c, d) = (&half[..8], &half[8..12], &half[12..16], &half[16..20]);
+            format!("PARTUUID={a}-{b}-{c}-{d}-{}", &half[20..])
+        };
+        // The name of what is made here is no place to find it.
+        let data = value("data").or(root.filter(|root| *root != "/dev/mapper/root"));
+        let data = data.map_or_else(|| by_half(&hash[..32]), str::to_owned);
+        let hashes = value("hash");
+        let hashes = hashes.map_or_else(|| by_half(&hash[hash.len() - 32..]), str::to_owned);
+        let (data, hashes) = (self.wait_for(&data)?, self.wait_for(&hashes)?);
+        verity::open("root", hash, &data, &hashes, &options)
     }
 }
 

@@ -328,6 +328,30 @@ pub(crate) fn resize_ext4(inside: BorrowedFd<'_>, blocks: u64) -> io::Result<()>
     }
 }
 
+/// `struct dm_ioctl` (`include/uapi/linux/dm-ioctl.h`), and where in it the length is.
+pub(crate) const DM_IOCTL_BYTES: usize = 312;
+const DM_LENGTH: std::ops::Range<usize> = 12..16;
+
+/// Orders something from the device mapper's control device; the answer stands in the request.
+pub(crate) fn device_mapper(
+    control: BorrowedFd<'_>,
+    command: u8,
+    request: &mut [u8],
+) -> io::Result<()> {
+    if request.len() < DM_IOCTL_BYTES {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    let length = request.len() as u32;
+    request[DM_LENGTH].copy_from_slice(&length.to_ne_bytes());
+    // `_IOWR(0xfd, command, struct dm_ioctl)`.
+    let number = 0xc000_fd00 | (DM_IOCTL_BYTES as u32) << 16 | u32::from(command);
+    // SAFETY: the kernel reads and writes no more than the length that the request says.
+    match unsafe { libc::ioctl(control.as_raw_fd(), number as _, request.as_mut_ptr()) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
 /// Brings the loopback interface up; the kernel gives it its addresses (netdevice(7)).
 pub(crate) fn loopback_up() -> io::Result<()> {
     // SAFETY: all zeroes is a request, and `lo` with its NUL fits into its name.

@@ -12,7 +12,8 @@ use rustix::mount::MountFlags;
 use super::arguments::Arguments;
 use super::devices::{self, Devices, Disk};
 use super::superblock::{self, Superblock};
-use super::{table, tell};
+use super::table::{self, Table};
+use super::tell;
 use crate::bundle::make_directories;
 use crate::error::{Context, Error, Result};
 
@@ -65,16 +66,32 @@ fn find_and_mount(args: &[String], machine: &Devices, mount: Mount<'_>) -> Resul
     Ok(())
 }
 
-/// Returns the device of the kernel's `root=`: `/dev/sda1`, `LABEL=…` or `UUID=…`, once it is there.
-pub(crate) fn find_device(root: &str) -> Option<PathBuf> {
-    let machine = Devices::default();
-    match root.split_once('=') {
-        Some(("LABEL", label)) => by_superblock(&machine, |found| found.label == label).ok(),
+/// Returns a device by its path, or by what it is or holds, once it is there: `/dev/sda1`, `LABEL=…`,
+/// `UUID=…`, `PARTLABEL=…` or `PARTUUID=…`.
+pub(crate) fn find_device(wanted: &str) -> Result<Option<PathBuf>> {
+    find_in(&Devices::default(), wanted)
+}
+
+fn find_in(machine: &Devices, wanted: &str) -> Result<Option<PathBuf>> {
+    Ok(match wanted.split_once('=') {
+        None => Some(machine.dev.join(wanted)).filter(|device| device.exists()),
+        Some(("LABEL", label)) => by_superblock(machine, |found| found.label == label).ok(),
         Some(("UUID", uuid)) => {
-            by_superblock(&machine, |found| found.uuid.eq_ignore_ascii_case(uuid)).ok()
+            by_superblock(machine, |found| found.uuid.eq_ignore_ascii_case(uuid)).ok()
         }
-        _ => Some(machine.dev.join(root)).filter(|device| device.exists()),
-    }
+        Some(("PARTLABEL", label)) => {
+            by_table(machine, |table, number| Some(table.name(number)? == label))
+        }
+        Some(("PARTUUID", uuid)) => by_table(machine, |table, number| {
+            Some(table.uuid(number)?.eq_ignore_ascii_case(uuid))
+        }),
+        Some((kind, _)) => {
+            return Err(Error::new(format!(
+                "a device is found as /dev/NAME, LABEL=NAME, UUID=ID, PARTLABEL=NAME or \
+                 PARTUUID=ID, not as {kind}="
+            )));
+        }
+    })
 }
 
 /// Mounts a device by what is on it.
@@ -94,6 +111,17 @@ fn by_superblock(machine: &Devices, wanted: impl Fn(&Superblock) -> bool) -> Res
     devices
         .find(|device| superblock::read(device).is_some_and(|found| wanted(&found)))
         .ok_or_else(|| Error::new("no device has that label or UUID"))
+}
+
+/// Returns the first partition that the table of its disk says this of, and the kernel has.
+fn by_table(machine: &Devices, wanted: impl Fn(&Table, u32) -> Option<bool>) -> Option<PathBuf> {
+    machine.disks().into_iter().find_map(|disk| {
+        let table = table::read(&Disk::open(&disk, false).ok()?)?;
+        let mut partitions = table.partitions.iter();
+        let found = partitions.find(|found| wanted(&table, found.number) == Some(true))?;
+        let partition = devices::partition(&disk, found.number);
+        partition.exists().then_some(partition)
+    })
 }
 
 /// Returns the first free Linux partition of the last disk that has one.
@@ -173,7 +201,7 @@ mod tests {
             ("sda", "label: dos\n2048,2048,c\n4096,,83\n"),
             (
                 "vda",
-                "label: gpt\n2048,,0FC63DAF-8483-4772-8E79-3D69D8477DE4\n",
+                "label: gpt\nstart=2048,type=0FC63DAF-8483-4772-8E79-3D69D8477DE4,name=\"the name\"\n",
             ),
         ] {
             let path = image(root, 8);
@@ -231,6 +259,31 @@ mod tests {
         let both = format!("{mounted}{device} /y ext4 rw 0 0\n");
         fs::write(&machine.mounts, both).unwrap();
         assert!(mount(&[]).unwrap_err().contains("no disk has"));
+        let find = |wanted: &str| {
+            let found = find_in(&machine, wanted).map_err(|cause| cause.to_string())?;
+            Ok::<_, String>(
+                found.map(|device| device.strip_prefix(&machine.dev).unwrap().to_owned()),
+            )
+        };
+        let listed = |disk: &str| {
+            let disk = machine.dev.join(disk).display().to_string();
+            tool("sfdisk", "fdisk", &["--dump", &disk])
+        };
+        let dump = listed("vda");
+        let uuid = dump.rsplit_once("uuid=").unwrap().1;
+        let uuid = uuid.split(',').next().unwrap();
+        assert_eq!(find(&format!("PARTUUID={uuid}")), Ok(Some("vda1".into())));
+        let dump = listed("sda");
+        let id = dump
+            .lines()
+            .find_map(|line| line.strip_prefix("label-id: 0x"));
+        let id = format!("PARTUUID={}-02", id.unwrap().to_uppercase());
+        assert_eq!(find(&id), Ok(Some("sda2".into())));
+        assert_eq!(find("PARTLABEL=the name"), Ok(Some("vda1".into())));
+        assert_eq!(find("PARTLABEL=name"), Ok(None));
+        assert_eq!(find("sda1"), Ok(None), "not there yet");
+        assert_eq!(find("LABEL=two"), Ok(Some("vda1".into())));
+        assert!(find("SERIAL=1").unwrap_err().contains("not as SERIAL="));
         assert!(
             mount(&["-label", "four"])
                 .unwrap_err()

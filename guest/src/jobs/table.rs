@@ -9,6 +9,7 @@
 use std::os::unix::fs::FileExt;
 
 use super::devices::{Disk, random, random_uuid};
+use super::superblock;
 use crate::error::{Context, Error, Result};
 
 /// Sectors before the first partition: 1 MiB with sectors of 512 bytes, as sfdisk does it.
@@ -121,7 +122,36 @@ fn read_gpt(disk: &Disk) -> Option<Gpt> {
     (u32(&gpt.header, 88)? == crc32(&gpt.entries)).then_some(gpt)
 }
 
+impl Table {
+    /// Returns a partition's UUID as the kernel's `PARTUUID=` has it (`block/partitions/*.c`): what a
+    /// GPT says, and of dos the disk's signature and the number.
+    pub(super) fn uuid(&self, number: u32) -> Option<String> {
+        match &self.gpt {
+            Some(gpt) => {
+                let uuid = gpt.entry(number)?.get(16..32)?.try_into().ok()?;
+                Some(superblock::uuid(&mixed_endian(uuid)))
+            }
+            None => Some(format!("{:08x}-{number:02x}", u32(&self.mbr, 440)?)),
+        }
+    }
+
+    /// Returns a partition's name, of which dos has none.
+    pub(super) fn name(&self, number: u32) -> Option<String> {
+        let name = self.gpt.as_ref()?.entry(number)?.get(56..128)?;
+        let units = name
+            .chunks_exact(2)
+            .map(|unit| u16::from_le_bytes([unit[0], unit[1]]));
+        let units = char::decode_utf16(units.take_while(|unit| *unit != 0));
+        units.collect::<std::result::Result<_, _>>().ok()
+    }
+}
+
 impl Gpt {
+    fn entry(&self, number: u32) -> Option<&[u8]> {
+        let index = usize::try_from(number.checked_sub(1)?).ok()?;
+        self.entries.chunks(self.entry_bytes).nth(index)
+    }
+
     fn partitions(&self) -> Option<Vec<Partition>> {
         let mut all = Vec::new();
         for (number, entry) in (1..).zip(self.entries.chunks(self.entry_bytes)) {

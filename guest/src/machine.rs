@@ -75,7 +75,7 @@ fn make_resolv_conf() {
 }
 
 /// Where the machine's name comes from.
-enum Name {
+pub(crate) enum Name {
     /// `/etc/hostname`.
     File(String),
     /// The kernel has one.
@@ -85,7 +85,8 @@ enum Name {
 }
 
 impl Name {
-    fn find() -> Self {
+    /// Looks: `/etc/hostname`, else what the kernel has, else the first interface's address.
+    pub(crate) fn find() -> Self {
         let file = fs::read_to_string("/etc/hostname").unwrap_or_default();
         let current = rustix::system::uname();
         match (file.trim(), current.nodename().to_bytes()) {
@@ -98,17 +99,16 @@ impl Name {
 
 /// Returns whether services have to wait for devices though they ask for none: when the machine has
 /// its name or its time from one, or was told to load modules by name.
-pub(crate) fn needs_devices(cmdline: &Cmdline) -> bool {
-    matches!(Name::find(), Name::Interface)
+pub(crate) fn needs_devices(cmdline: &Cmdline, name: &Name) -> bool {
+    matches!(name, Name::Interface)
         || !clock_is_set()
         || !listed_modules().trim_ascii().is_empty()
         || cmdline.list("modules").next().is_some()
 }
 
-/// Sets the host name: `/etc/hostname`, else what the kernel has, else one from the first
-/// interface's address.
-pub(crate) fn set_hostname() {
-    let name = match Name::find() {
+/// Sets the host name.
+pub(crate) fn set_hostname(name: Name) {
+    let name = match name {
         Name::File(name) => Some(name),
         Name::Kernel => None,
         Name::Interface => default_hostname(),
@@ -184,19 +184,18 @@ pub(crate) fn load_modules(cmdline: &Cmdline, seen: &mut Seen) {
 pub(crate) struct Beside(Option<Pid>);
 
 impl Beside {
-    /// Does something that is `needed` in a process of its own, if there is a processor for it;
-    /// here and now otherwise.
-    pub(crate) fn begin(needed: bool, work: impl FnOnce()) -> Self {
-        let processors = || std::thread::available_parallelism().map_or(1, usize::from);
-        match (needed && processors() > 1).then(|| sys::fork(0)) {
+    /// Does something in a process of its own, if there is a processor for it; here and now
+    /// otherwise.
+    pub(crate) fn begin(work: impl FnOnce()) -> Self {
+        let processors = rustix::thread::sched_getaffinity(None).map_or(1, |set| set.count());
+        match (processors > 1).then(|| sys::fork(0)) {
             Some(Ok(sys::Fork::Parent(pid))) => return Self(Some(pid)),
             Some(Ok(sys::Fork::Child)) => {
                 work();
                 console::open_if_waiting();
                 sys::exit_now(0)
             }
-            Some(Err(_)) | None if needed => work(),
-            _ => {}
+            Some(Err(_)) | None => work(),
         }
         Self(None)
     }

@@ -76,7 +76,7 @@ use std::time::{Duration, Instant};
 use bundle::{Bundle, Phase};
 use cmdline::{Cmdline, NetworkMode};
 use error::Result;
-use machine::Beside;
+use machine::{Beside, Name};
 use network::{Network, Plan};
 use spec::NamespaceKind;
 use supervisor::{Supervisor, seconds};
@@ -107,15 +107,17 @@ fn life(arguments: &[&CStr]) -> i32 {
 fn live(began: Instant, arguments: &[&CStr]) -> Result<Infallible> {
     let own_path = arguments.first().and_then(|path| path.to_str().ok());
     mounts::first_mounts()?;
+    // What roots that can be written to are made of: the largest of all modules, and no device's.
+    // Another processor can load it meanwhile.
+    let overlay = Beside::begin(|| {
+        if volumes::exist() || bundle::mention("overlay") {
+            machine::load_for_kernel("overlay");
+        }
+    });
     let cmdline = Cmdline::parse(&fs::read("/proc/cmdline").unwrap_or_default());
     if cmdline.has("kiln.debug") {
         console::set_verbose();
     }
-    // What roots that can be written to are made of: the largest of all modules, and no device's.
-    // Another processor can load it meanwhile.
-    let overlay = Beside::begin(volumes::exist() || bundle::mention("overlay"), || {
-        machine::load_for_kernel("overlay");
-    });
     console::open();
     mounts::other_mounts()?;
     debug!("mounted after {:?}", began.elapsed());
@@ -126,18 +128,19 @@ fn live(began: Instant, arguments: &[&CStr]) -> Result<Infallible> {
     machine::settle(own_path);
     greet();
     let (mode, plan) = network_of(&cmdline);
+    let name = Name::find();
     // Services that need no device begin before them, if nothing else does.
     let devices_first = !onboot.is_empty()
         || mode == NetworkMode::Wait
         || matches!(plan, Plan::Static(_))
-        || machine::needs_devices(&cmdline);
+        || machine::needs_devices(&cmdline, &name);
     debug!("settled after {:?}", began.elapsed());
     overlay.finish();
     if devices_first {
         supervisor.watch_devices();
         debug!("modules loaded after {:?}", began.elapsed());
     }
-    machine::set_hostname();
+    machine::set_hostname(name);
     machine::set_clock();
     supervisor.listen_as_memlogd();
     start_network(&mut supervisor, plan, &onboot, &services);

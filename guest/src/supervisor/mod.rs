@@ -6,38 +6,37 @@
 //!
 //! [`turn`]: Supervisor::turn
 
+mod containers;
 mod memlog;
 mod program;
 mod replace;
 mod report;
 mod running;
 mod serve;
+mod services;
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, poll};
-use rustix::process::{Pid, WaitOptions};
+use rustix::process::Pid;
 
-use crate::bundle::{Bundle, Phase, short_name};
+use crate::bundle::{Bundle, Phase};
 use crate::cmdline::Cmdline;
-use crate::container;
 use crate::error::{Context, Result};
 use crate::loader::Seen;
-use crate::log::{Journal, Output, Stream};
+use crate::log::{Journal, Stream};
 use crate::network::Network;
-use crate::policy::{Main, OnFailure};
 use crate::power::Button;
-use crate::service::{Services, State};
-use crate::spec::ConsoleSize;
+use crate::service::Services;
 use crate::uevent::{Event, Uevents};
-use crate::{alive, bundle, cgroup, console, machine, needs, say, sys};
+use crate::{console, machine, say, sys};
 use memlog::Memlog;
 use replace::Replacement;
 pub(crate) use report::seconds;
 use running::Running;
-use serve::{Conversation, send};
+use serve::Conversation;
 
 /// How the machine is to end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -84,9 +83,6 @@ const LONG_RUN: Duration = Duration::from_secs(1);
 
 /// The status of what could not be started, as a shell's.
 const NOT_STARTED: u8 = 127;
-
-/// How long output waits for somebody to attach after its program has ended.
-const ATTACH_MAX: Duration = Duration::from_secs(10);
 
 /// Longest time for last words: a process that cannot be killed may never stop talking.
 const DRAIN_MAX: Duration = Duration::from_millis(500);
@@ -245,255 +241,6 @@ impl Supervisor {
     /// Returns whether the network is configured, or never will be.
     pub(crate) fn network_is_settled(&self) -> bool {
         self.network.as_ref().is_none_or(Network::is_settled)
-    }
-
-    /// Starts a container; what it prints and how it ends is said by later turns.
-    ///
-    /// Returns the process, or none if it could not be started, which has then been said.
-    pub(crate) fn start(&mut self, bundle: Result<Bundle>, id: &str, phase: Phase) -> Option<Pid> {
-        // Whoever has printed something, or could have, was here before.
-        let again = self.journals.iter().any(|journal| journal.is_of(id, phase));
-        let window = self.cmdline.window();
-        let started = bundle.and_then(|mut bundle| {
-            let size = window.map(|(height, width)| ConsoleSize { height, width });
-            let asked = &mut bundle.config.process.console_size;
-            *asked = asked.take().or(size);
-            let started = bundle
-                .prepare(again)
-                .and_then(|()| container::start(&mut bundle));
-            if started.is_err() {
-                bundle.release();
-            }
-            Ok((started?, bundle))
-        });
-        match started {
-            Ok((started, bundle)) => Some(self.adopt(started, bundle)),
-            Err(cause) => {
-                self.not_started(phase, id, &cause.to_string());
-                None
-            }
-        }
-    }
-
-    fn adopt(&mut self, started: container::Started, bundle: Bundle) -> Pid {
-        let journal = self.journal(&bundle);
-        let (running, [stdout, stderr]) = Running::new(bundle, started, Instant::now());
-        let pid = running.pid;
-        let held = running.bundle.policy.main == Main::Attach;
-        for (fd, output) in [(stdout, Output::Stdout), (stderr, Output::Stderr)] {
-            let stream = Stream::new(fd, output, journal, held);
-            self.streams.push((pid, stream));
-        }
-        self.containers.push(running);
-        pid
-    }
-
-    /// Takes a container's terminal, if it has one now.
-    fn take_terminal(&mut self, index: usize) {
-        let Some(terminal) = self.containers[index].take_terminal() else {
-            return;
-        };
-        let running = &self.containers[index];
-        let its = |(pid, stream): &&(Pid, Stream)| {
-            (*pid == running.pid).then_some((stream.journal, stream.held))
-        };
-        if let Some((journal, held)) = self.streams.iter().find_map(|entry| its(&entry)) {
-            let stream = Stream::new(terminal, Output::Stdout, journal, held);
-            self.streams.push((running.pid, stream));
-        }
-    }
-
-    /// Returns the log of a container, begun if it has none yet.
-    fn journal(&mut self, bundle: &Bundle) -> usize {
-        let is_its = |journal: &Journal| journal.is_of(&bundle.id, bundle.phase);
-        self.journals.iter().position(is_its).unwrap_or_else(|| {
-            let to_console = bundle.policy.console;
-            let journal = Journal::new(&bundle.id, bundle.phase, to_console, self.keep_logs);
-            self.journals.push(journal);
-            self.journals.len() - 1
-        })
-    }
-
-    /// Runs a container to its end. One that fails and whose policy is to stop ends the machine.
-    pub(crate) fn run(&mut self, bundle: Result<Bundle>, id: &str, phase: Phase) {
-        let on_failure = bundle.as_ref().ok().map(|bundle| bundle.policy.on_failure);
-        let (enough, failures) = (self.requests, self.failures);
-        if let Some(pid) = self.start(bundle, id, phase) {
-            // Somebody who asks for the end (again) does not wait for this one.
-            let over = |s: &Self| !s.runs(pid) || s.requests > enough;
-            if !self.wait(Some(LONG_RUN), over) {
-                // The power button is among the modules put off.
-                self.finish_devices();
-                self.wait(None, over);
-            }
-        }
-        if self.failures > failures && on_failure == Some(OnFailure::Stop) && phase == Phase::Onboot
-        {
-            say!(
-                "{} {}: kiln.on-failure is stop",
-                phase.noun(),
-                short_name(id)
-            );
-            self.ask(Action::PowerOff);
-        }
-    }
-
-    fn runs(&self, pid: Pid) -> bool {
-        self.containers.iter().any(|c| c.pid == pid)
-    }
-
-    /// Returns how many containers were not started or ended badly.
-    pub(crate) fn failures(&self) -> i32 {
-        self.failures
-    }
-
-    /// Takes over the services; each starts as soon as those it depends on are ready.
-    pub(crate) fn start_services(&mut self, bundles: Vec<(String, Result<Bundle>)>) {
-        for (id, bundle) in bundles {
-            match bundle {
-                Ok(bundle) => {
-                    let directory = bundle.directory.clone();
-                    let needs_devices = needs::needs_devices(&bundle);
-                    let policy = bundle.policy.clone();
-                    self.services.add(id, directory, policy, needs_devices);
-                    self.fresh.push(bundle);
-                }
-                Err(cause) => {
-                    let directory = bundle::directory(Phase::Service, &id);
-                    self.not_started(Phase::Service, &id, &cause.to_string());
-                    self.services.add_broken(id, directory, cause.to_string());
-                }
-            }
-        }
-        self.services_changed = true;
-        self.advance_services(Instant::now());
-    }
-
-    /// Waits a while for those services to begin that have been started.
-    pub(crate) fn wait_for_started(&mut self) {
-        let begun = |s: &Self| s.containers.iter().all(|c| c.status.is_none());
-        self.wait(Some(LONG_RUN), begun);
-    }
-
-    /// Waits until every service has begun, however long that takes.
-    pub(crate) fn wait_for_services(&mut self) {
-        let begun = |s: &Self| s.all_begun() || s.action().is_some();
-        if !self.wait(Some(LONG_RUN), begun) {
-            // One that others wait for may need a device.
-            self.finish_devices();
-            self.wait(None, begun);
-        }
-    }
-
-    /// Returns whether every service runs its program, has failed, or rests.
-    fn all_begun(&self) -> bool {
-        let waits = |state: &State| *state == State::Waiting;
-        self.containers.iter().all(|c| c.status.is_none())
-            && !self.services.all().iter().any(|s| waits(&s.state))
-    }
-
-    /// Returns how many services run their program.
-    pub(crate) fn services_up(&self) -> usize {
-        let is_up = |c: &&Running| c.bundle.phase == Phase::Service && c.is_up();
-        self.containers.iter().filter(is_up).count()
-    }
-
-    /// Starts, kills and looks at services as their time comes.
-    fn advance_services(&mut self, now: Instant) {
-        loop {
-            if std::mem::take(&mut self.services_changed) {
-                for (id, why) in self.services.give_up_hopeless() {
-                    self.not_started(Phase::Service, &id, &why);
-                }
-            }
-            let Some(index) = self.services.due(now) else {
-                break;
-            };
-            self.start_service(index, now);
-        }
-        for pid in self.services.overdue(now) {
-            say!("service {}: does not end, killed", self.name_of(pid));
-            self.kill(pid);
-        }
-        for index in 0..self.containers.len() {
-            let running = &mut self.containers[index];
-            if running.bundle.phase == Phase::Service
-                && !self.services.knows_ready(running.pid)
-                && running.is_ready(now)
-            {
-                // What else it says is for nobody.
-                running.notify = None;
-                let pid = running.pid;
-                if !self.services.ready(pid) {
-                    self.replacement_ready(pid, now);
-                }
-            }
-        }
-    }
-
-    fn name_of(&self, pid: Pid) -> &str {
-        let container = self.containers.iter().find(|c| c.pid == pid);
-        container.map_or("", |container| short_name(&container.bundle.id))
-    }
-
-    /// Has a container end by its stop signal, or at once if it would not hear that: to wait for it
-    /// would be in vain.
-    fn tell_to_end(&self, pid: Pid, signal: i32) {
-        match alive::hears(pid, signal) {
-            true => send(pid, signal),
-            false => self.kill(pid),
-        }
-    }
-
-    /// Ends a container at once.
-    fn kill(&self, pid: Pid) {
-        if let Some(running) = self.containers.iter().find(|c| c.pid == pid) {
-            running.kill();
-        }
-    }
-
-    /// Notes that the service for which the machine is there has ended, however it came to that.
-    fn note_main(&mut self, now: Instant) {
-        let mut all = self.services.all().iter();
-        let ended = all.find_map(|service| match &service.state {
-            State::Ended(how) if service.policy.main != Main::Off => Some(how),
-            _ => None,
-        });
-        if let (None, Some(how)) = (&self.main, ended) {
-            self.main = Some(MainEnd {
-                status: NOT_STARTED,
-                trouble: Some(how.clone()),
-                at: now,
-            });
-        }
-    }
-
-    fn start_service(&mut self, index: usize, now: Instant) {
-        let service = &self.services.all()[index];
-        let (id, directory) = (service.id.clone(), service.directory.clone());
-        let fresh = self.fresh.iter().position(|bundle| bundle.id == id);
-        let bundle = match fresh {
-            Some(fresh) => Ok(self.fresh.swap_remove(fresh)),
-            None => Bundle::read(&directory, Phase::Service),
-        };
-        let shares = self.has_two(&id);
-        let bundle = bundle.map(|mut bundle| {
-            bundle.shares_ports = shares;
-            bundle
-        });
-        match self.start(bundle, &id, Phase::Service) {
-            Some(pid) => self.services.started(index, pid, now),
-            None => {
-                let how = "not started: see the console";
-                self.services.ended(index, false, how, now);
-                self.services_changed = true;
-            }
-        }
-    }
-
-    fn not_started(&mut self, phase: Phase, id: &str, why: &str) {
-        self.failures += 1;
-        say!("{} {}: not started: {why}", phase.noun(), short_name(id));
     }
 
     /// Waits for something to happen, at most `limit`, and deals with it; returns whether anything
@@ -658,82 +405,6 @@ impl Supervisor {
             }
         }
         machine::load_for_devices(&self.cmdline, &mut self.seen, &modaliases);
-    }
-
-    /// Collects every dead child; orphans of containers end here too.
-    fn reap(&mut self) {
-        while let Ok(Some((pid, status))) = rustix::process::wait(WaitOptions::NOHANG) {
-            if let Some(container) = self.containers.iter_mut().find(|c| c.pid == pid) {
-                container.exit = Some(status);
-            } else {
-                self.program_ended(pid, status);
-            }
-        }
-        self.groups.retain(|group| !cgroup::remove(group));
-    }
-
-    /// Reports and tidies up containers that have ended.
-    fn bury(&mut self, now: Instant) {
-        let is_dead = |c: &Running| c.exit.is_some() && c.status.is_none();
-        while let Some(index) = self.containers.iter().position(is_dead) {
-            let dead = self.containers.remove(index);
-            // Its control group knows why.
-            let (succeeded, how) = dead.end();
-            let left = dead.clear_away().map(Path::to_owned);
-            self.groups.extend(left);
-            // What it wrote comes before what became of it.
-            for (pid, stream) in &mut self.streams {
-                if *pid == dead.pid && !stream.ended && !stream.held {
-                    stream.pump(&mut self.journals[stream.journal], |_, _| {});
-                }
-            }
-            let is_service = dead.bundle.phase == Phase::Service;
-            let replaced = self.replacement_ended(&dead, &how, now);
-            let expected = replaced || self.ending && is_service;
-            if !succeeded && !expected {
-                self.failures += 1;
-            }
-            let mut again = None;
-            if let Some(index) = self.services.of(dead.pid) {
-                again = self.services.ended(index, succeeded, &how, now);
-                self.services_changed = true;
-            }
-            if again.is_none() && !replaced && dead.bundle.policy.main != Main::Off {
-                let never_ran = !dead.error.is_empty();
-                self.main = Some(MainEnd {
-                    status: dead.exit_code(),
-                    trouble: never_ran.then(|| how.clone()),
-                    at: now,
-                });
-            }
-            if !expected && (!succeeded || is_service) {
-                dead.report(&how, again);
-            }
-        }
-    }
-
-    /// Powers off when the service for which the machine is there has ended, and whoever is
-    /// attached to it has had its output.
-    fn end_with_main(&mut self, now: Instant) {
-        let Some(main) = &self.main else { return };
-        let unheard = self.streams.iter().any(|(_, stream)| stream.held);
-        let waited = now.saturating_duration_since(main.at) >= ATTACH_MAX;
-        if self.action.is_none() && !self.has_attached() && (waited || !unheard) {
-            self.ask(Action::PowerOff);
-        }
-    }
-
-    fn main_deadline(&self) -> Option<Instant> {
-        let waits = self.action.is_none() && !self.has_attached();
-        let main = self.main.as_ref().filter(|_| waits);
-        main.map(|main| main.at + ATTACH_MAX)
-    }
-
-    /// Leaves the network alone and expects every container to end: for shutdown.
-    pub(crate) fn expect_the_end(&mut self) {
-        self.network = None;
-        self.ending = true;
-        self.services.expect_the_end();
     }
 
     /// Takes the last words of what has ended.

@@ -16,6 +16,7 @@ mod reach;
 mod services;
 mod settings;
 mod tiers;
+mod walk;
 mod write;
 
 pub use archive::{Selection, export_archive, import_archive, recognise};
@@ -30,7 +31,6 @@ use std::borrow::Cow;
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
@@ -43,9 +43,9 @@ use crate::lockfile::{Lock, LockError};
 use crate::sbom::Options as SbomOptions;
 use crate::source::Mirror;
 use crate::spec::{SpecError, SpecErrors};
-use crate::step::scheduler::{Graph, RunError, run as run_graph};
+use crate::step::StepError;
+use crate::step::scheduler::{Graph, RunError};
 use crate::step::system::{Materials, System};
-use crate::step::{Step, StepError};
 
 /// A description is a few kilobytes.
 const YAML_MAX_BYTES: u64 = 16 << 20;
@@ -436,13 +436,8 @@ fn once(
     stdout: &mut dyn Write,
 ) -> Result<Report, BuildError> {
     let mut planned = plan::plan(request, listener)?;
-    let root: Arc<dyn Step> = Arc::new(System::new(planned.plan.clone()));
-    let run = run_graph(cache, listener, cancel, &root);
-    for note in planned.registry.take_notes() {
-        listener.event(&Event::Warning(note));
-    }
-    tiers::tell_troubles(cache, listener);
-    let (result, graph) = run?;
+    let root = System::new(planned.plan.clone());
+    let (result, graph) = planned.walk(root, cache, listener, cancel)?;
     let (outputs, stamps) = write::write(request, cache, listener, cancel, &result, stdout)?;
     let mut report = Report {
         outputs,
@@ -473,12 +468,8 @@ pub fn sbom(
     write::check(request)?;
     let cache = tiers::open(&request.cache, &request.cache_from, listener)?;
     let planned = plan::plan(request, listener)?;
-    let root: Arc<dyn Step> = Arc::new(Materials::new(planned.plan.clone()));
-    let run = run_graph(&cache, listener, cancel, &root);
-    for note in planned.registry.take_notes() {
-        listener.event(&Event::Warning(note));
-    }
-    let (result, _) = run?;
+    let root = Materials::new(planned.plan.clone());
+    let (result, _) = planned.walk(root, &cache, listener, cancel)?;
     write::write(request, &cache, listener, cancel, &result, stdout).map(|_| ())
 }
 
@@ -504,7 +495,7 @@ pub fn lock(
         ..request.clone()
     };
     let planned = plan::plan_with(&request, listener, &Lock::default())?;
-    let lock = pins::resolve(&planned.plan, &cache, listener, cancel)?;
+    let lock = pins::resolve(&planned, &cache, listener, cancel)?;
     let path = planned.lock_path.unwrap_or_default();
     replace(&path, lock.render().as_bytes())?;
     Ok(path)

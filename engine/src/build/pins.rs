@@ -9,12 +9,12 @@ use std::sync::atomic::AtomicBool;
 use kiln_cache::{Action, Cache, Key, KeyBuilder};
 
 use super::BuildError;
+use super::plan::Planned;
 use crate::event::Listener;
 use crate::lockfile::{Lock, LockedImage, LockedPackages};
 use crate::step::image::Resolve;
 use crate::step::layout::EVERY_PLATFORM;
 use crate::step::root::Source;
-use crate::step::scheduler::run as run_graph;
 use crate::step::system::{Plan, VolumeContent};
 use crate::step::{Next, Results, Step, StepError};
 
@@ -100,13 +100,12 @@ impl Step for Names {
 
 /// Returns what the names of a plan mean now.
 pub(super) fn resolve(
-    plan: &Arc<Plan>,
+    planned: &Planned,
     cache: &Cache,
     listener: &dyn Listener,
     cancel: &AtomicBool,
 ) -> Result<Lock, BuildError> {
-    let root: Arc<dyn Step> = Arc::new(Names(plan.clone()));
-    let (result, _) = run_graph(cache, listener, cancel, &root)?;
+    let (result, _) = planned.walk(Names(planned.plan.clone()), cache, listener, cancel)?;
     let text = String::from_utf8_lossy(result.value("lock").unwrap_or_default()).into_owned();
     Lock::parse(&text).map_err(|source| BuildError::Lock {
         path: PathBuf::from("lock"),

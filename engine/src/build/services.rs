@@ -2,25 +2,26 @@
 //! old one has not.
 
 use std::io::Write;
-use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use kiln_cache::{Cache, Digest};
 
 use super::plan::{self, Planned};
-use super::{BuildError, Request, run_graph, tiers};
-use crate::event::{Event, Listener};
+use super::{BuildError, Request, tiers};
+use crate::event::Listener;
 use crate::format::{Fragment, FragmentPlan, Part, Target, assemble, tar};
 use crate::lockfile::Lock;
 use crate::spec::ImageSource;
+use crate::step::StepError;
 use crate::step::services::{Service, Services, Site};
-use crate::step::{Step, StepError};
 use crate::tree::difference::difference;
 use crate::tree::generate::{Body, Node, generate};
 use crate::tree::{Tree, TreeError, TreePath};
 
 /// Layers that a root may have (overlayfs knows up to 500).
 const LAYERS_MAX: usize = 64;
+/// Bytes of a mount's options: mount(2) takes a page.
+const OPTIONS_BYTES_MAX: usize = 4095;
 /// As much may be sent again, in bytes, that what is superseded can go.
 const REPEATED_MAX: u64 = 4 << 20;
 /// Where a bundle keeps its tree.
@@ -42,6 +43,16 @@ pub struct Base {
     pub layers: Vec<String>,
     /// The tree that this is, as [`service_states`] and [`ServiceBundle`] name it.
     pub tree: String,
+}
+
+impl Base {
+    /// Returns whether one more layer, at this path, can be laid over it.
+    fn takes(&self, layer: &str) -> bool {
+        let layers = self.layers.iter().map(|layer| layer.len() + 1);
+        // Their names, and `upperdir=` and `workdir=` beside the new layer.
+        let options = layers.sum::<usize>() + 3 * layer.len() + 64;
+        self.layers.len() < LAYERS_MAX && options <= OPTIONS_BYTES_MAX
+    }
 }
 
 /// A service as it is sent to a running system.
@@ -140,11 +151,7 @@ pub fn service_bundle(
         .parse()
         .map_err(StepError::in_context(context.clone()))?;
     let mut best: Option<(Digest, u64, &Base)> = None;
-    for base in ground
-        .bases
-        .iter()
-        .filter(|base| base.layers.len() < LAYERS_MAX)
-    {
+    for base in ground.bases.iter().filter(|base| base.takes(&own)) {
         // One that was collected meanwhile is no ground.
         let known = base.tree.parse::<Digest>().ok();
         let Some(known) = known.filter(|tree| Tree::open(&cache, tree).is_ok()) else {
@@ -234,14 +241,27 @@ fn services(
     listener: &dyn Listener,
     cancel: &AtomicBool,
 ) -> Result<Vec<Service>, BuildError> {
-    let root: Arc<dyn Step> = Arc::new(Services::new(planned.plan.clone(), name, site));
-    let run = run_graph(cache, listener, cancel, &root);
-    for note in planned.registry.take_notes() {
-        listener.event(&Event::Warning(note));
-    }
-    tiers::tell_troubles(cache, listener);
-    let (result, _) = run?;
+    let root = Services::new(planned.plan.clone(), name, site);
+    let (result, _) = planned.walk(root, cache, listener, cancel)?;
     let services = result.value("services").unwrap_or_default();
     let services = serde_json::from_slice(services).map_err(StepError::in_context("services"));
     Ok(services?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn layers_have_room_in_a_mount_s_options() {
+        let base = |count: usize, length: usize| Base {
+            layers: vec!["l".repeat(length); count],
+            tree: String::new(),
+        };
+        assert!(base(63, 50).takes("run/kiln/services/1/lower"));
+        assert!(!base(64, 50).takes("run/kiln/services/1/lower"));
+        assert!(base(37, 98).takes(&"l".repeat(90)));
+        assert!(!base(38, 98).takes(&"l".repeat(90)));
+        assert!(!base(1, 98).takes(&"l".repeat(1400)));
+    }
 }

@@ -1,15 +1,14 @@
 //! What an image says about how it is run, before anything is built of it.
 
-use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-use super::{BuildError, Description, Request, plan, run_graph, tiers};
-use crate::event::{Event, Listener};
+use super::{BuildError, Description, Request, plan, tiers};
+use crate::event::Listener;
 use crate::lockfile::Lock;
 use crate::spec::Section;
+use crate::step::StepError;
 use crate::step::image::Manifest;
 use crate::step::root::Source;
-use crate::step::{Step, StepError};
 use crate::system::container::{ImageConfig, image_config};
 
 /// Looks an image up and returns what it says; of its layers none is fetched. `request` says where
@@ -41,13 +40,7 @@ pub fn image_settings(
     };
     let name = format!("image {}", image.source.name());
     let cache = tiers::open(&request.cache, &request.cache_from, listener)?;
-    let root: Arc<dyn Step> = Arc::new(Manifest(image.clone()));
-    let run = run_graph(&cache, listener, cancel, &root);
-    for note in planned.registry.take_notes() {
-        listener.event(&Event::Warning(note));
-    }
-    tiers::tell_troubles(&cache, listener);
-    let (result, _) = run?;
+    let (result, _) = planned.walk(Manifest(image.clone()), &cache, listener, cancel)?;
     let read = || {
         let digest = result
             .output("config")

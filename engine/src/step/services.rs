@@ -86,7 +86,13 @@ impl Services {
         }
     }
 
-    fn service(&self, wanted: &Wanted, got: &Results<'_>) -> Result<Service, StepError> {
+    fn service(
+        &self,
+        wanted: &Wanted,
+        got: &Results<'_>,
+        configs: &mut Configs,
+        volumes: &Volumes,
+    ) -> Result<Service, StepError> {
         let section = Section::Services;
         let entry = &self.plan.spec.containers(section)[wanted.index];
         let name = &entry.name.value;
@@ -94,10 +100,8 @@ impl Services {
             .get(&*wanted.root)
             .ok_or_else(|| StepError::new(name.clone(), "its root is not there"))?;
         let tree: Digest = tree_of(&action, name)?;
-        let volumes = Volumes::of(&self.plan.spec);
-        let mut configs = Configs::default();
         let (container, _) =
-            configs.resolve(&self.plan, section, entry, &wanted.origin, &volumes, got)?;
+            configs.resolve(&self.plan, section, entry, &wanted.origin, volumes, got)?;
         let layers: Vec<&str> = self.site.layers.iter().map(String::as_str).collect();
         let text = |bytes| String::from_utf8_lossy(bytes).into_owned();
         Ok(Service {
@@ -133,10 +137,10 @@ impl Step for Services {
         if let Err(need) = got.all(&roots) {
             return Ok(Next::Need(need));
         }
-        let services: Result<Vec<_>, _> = self
-            .wanted
-            .iter()
-            .map(|wanted| self.service(wanted, got))
+        let (mut configs, volumes) = (Configs::default(), Volumes::of(&self.plan.spec));
+        let services = self.wanted.iter();
+        let services: Result<Vec<_>, _> = services
+            .map(|wanted| self.service(wanted, got, &mut configs, &volumes))
             .collect();
         let services = serde_json::to_vec(&services?).map_err(StepError::in_context("services"))?;
         Ok(Next::Done(Action {

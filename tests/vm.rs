@@ -557,7 +557,9 @@ fn an_image_is_run_like_a_program() {
     assert_eq!(String::from_utf8_lossy(&said.stdout), "its own arguments\n");
     assert_eq!((said.code, said.stderr.as_str()), (Some(0), ""));
 
-    let script = "pwd; echo $A$B$C; /bin/busybox id -u; /bin/busybox hostname; \
+    let variables = "# no variable\n\nB=5\nD=a \"b\" # c\nC\n";
+    let variables = images.space.write("variables", variables);
+    let script = "pwd; echo $A$B$C; echo $D; /bin/busybox id -u; /bin/busybox hostname; \
                   /bin/busybox grep -c 10.0.2.3 /etc/resolv.conf; /bin/busybox cat; echo bad >&2; exit 3";
     let mut child = images
         .space
@@ -567,8 +569,13 @@ fn an_image_is_run_like_a_program() {
             &images.registry.host,
             "-e",
             "B=3",
-            "-e",
-            "C",
+            "--env-file",
+            variables.to_str().unwrap(),
+            "--hostname",
+            "named",
+            "-m",
+            "256m",
+            "--rm",
             "-u",
             "1000",
             &box_,
@@ -589,7 +596,7 @@ fn an_image_is_run_like_a_program() {
     let output = child.wait_with_output().unwrap();
     assert_eq!(
         String::from_utf8_lossy(&output.stdout),
-        "/tmp\n134\n1000\nbox\n1\nfrom here\n"
+        "/tmp\n134\na \"b\" # c\n1000\nnamed\n1\nfrom here\n"
     );
     assert_eq!(String::from_utf8_lossy(&output.stderr), "bad\n");
     assert_eq!(output.status.code(), Some(3));
@@ -630,7 +637,7 @@ fn an_image_is_run_like_a_program() {
     // A directory of ours, to be read and written, or only read.
     images.space.write("shared/word", "from outside\n");
     let script = "/bin/busybox cat /data/word; echo inside > /data/new; echo no > /kept/new";
-    let shared = ["--volume", "shared:/data", "--volume", "shared:/kept:ro"];
+    let shared = ["-v", "./shared:/data", "-v", "shared:/kept:ro"];
     let said = images.run(&[&shared[..], &[&box_, "--", "sh", "-c", script]].concat());
     assert_eq!(String::from_utf8_lossy(&said.stdout), "from outside\n");
     assert!(

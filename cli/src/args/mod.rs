@@ -100,7 +100,7 @@ pub(crate) enum Command {
     Build(Build),
     /// Build a system when it is a description, and boot it in a virtual machine
     #[command(long_about = RUN_ABOUT, after_long_help = exit::HELP)]
-    Run(Run),
+    Run(Box<Run>),
     /// Look at running machines, and at what runs in them
     #[command(subcommand, long_about = vm::ABOUT)]
     Vm(Vm),
@@ -284,6 +284,25 @@ pub(crate) struct Sources {
     pub(crate) ca_file: Vec<PathBuf>,
 }
 
+/// Reads an amount of memory: in MiB as LinuxKit has it, or with Docker's units. Returns MiB.
+fn memory(text: &str) -> Result<u32, String> {
+    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let shift = match text[digits.len()..].to_ascii_lowercase().as_str() {
+        "b" => Some(0),
+        "k" => Some(10),
+        "" | "m" => Some(20),
+        "g" => Some(30),
+        _ => None,
+    };
+    let bytes = shift.zip(digits.parse::<u32>().ok());
+    let mebibytes = bytes.map(|(shift, number)| (u64::from(number) << shift) >> 20);
+    match mebibytes.and_then(|mebibytes| u32::try_from(mebibytes).ok()) {
+        Some(mebibytes @ 16..) => Ok(mebibytes),
+        Some(_) => Err("a machine needs 16 MiB or more".to_owned()),
+        None => Err("an amount of memory is written 512, 512m or 2g".to_owned()),
+    }
+}
+
 /// `kiln lock`.
 #[derive(Debug, Args)]
 pub(crate) struct Lock {
@@ -316,6 +335,9 @@ pub(crate) struct Run {
     /// Of an image: set a variable of the environment, or hand on this one's; can be repeated
     #[arg(short, long, value_name = "NAME[=VALUE]")]
     pub(crate) env: Vec<String>,
+    /// Of an image: a file of such variables, one in a line; can be repeated
+    #[arg(long, value_name = "FILE")]
+    pub(crate) env_file: Vec<PathBuf>,
     /// Of an image: the user, and his group
     #[arg(short, long, value_name = "USER[:GROUP]")]
     pub(crate) user: Option<String>,
@@ -325,8 +347,14 @@ pub(crate) struct Run {
     /// Of an image: run this program in place of its own
     #[arg(long, value_name = "PROGRAM")]
     pub(crate) entrypoint: Option<String>,
-    /// Memory in MiB
-    #[arg(long, value_name = "MIB", default_value_t = 1024, value_parser = clap::value_parser!(u32).range(16..))]
+    /// Of an image: the machine's name inside
+    #[arg(long, value_name = "NAME")]
+    pub(crate) hostname: Option<String>,
+    /// Of an image: leave nothing behind, as no machine does
+    #[arg(long, hide = true)]
+    pub(crate) rm: bool,
+    /// Memory in MiB, or with a unit: 512m, 2g
+    #[arg(short, long, alias = "memory", value_name = "MIB", default_value = "1024", value_parser = memory)]
     pub(crate) mem: u32,
     /// Processors
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=1024))]
@@ -364,8 +392,12 @@ pub(crate) struct Run {
     #[arg(long, value_name = "DIR")]
     pub(crate) virtiofs: Vec<PathBuf>,
     /// Of an image: share a directory with its program; can be repeated
-    #[arg(long, value_name = "DIR:PATH[:ro]")]
+    #[arg(short, long, value_name = "DIR:PATH[:ro]")]
     pub(crate) volume: Vec<Volume>,
+    /// Show every step, cached ones too
+    // In place of the one of all commands: its letter is Docker's for volumes here.
+    #[arg(long, action = ArgAction::Count, conflicts_with = "quiet")]
+    pub(crate) verbose: u8,
     /// The program that runs the machine
     #[arg(long, value_name = "WHAT", default_value = "qemu")]
     pub(crate) vmm: Vmm,
@@ -435,6 +467,54 @@ mod tests {
             Command::Build(build) => Ok(build),
             other => panic!("{other:?}"),
         }
+    }
+
+    fn run(line: &str) -> Result<Box<Run>, clap::Error> {
+        let line = format!("kiln run {line}");
+        match Arguments::try_parse_from(line.split_whitespace())?.command {
+            Command::Run(run) => Ok(run),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn run_has_the_habits_of_docker() {
+        let all =
+            "-it --rm --hostname h -m 512m -e A=1 --env-file f -v ./a:/b -v /c:/d:ro x -- ls -l";
+        let all = run(all).unwrap();
+        assert!(all.tty && all.rm);
+        assert_eq!((all.mem, all.verbose), (512, 0));
+        assert_eq!((all.volume.len(), all.volume[1].readonly), (2, true));
+        assert_eq!(all.words, ["ls", "-l"]);
+        for (text, mebibytes) in [("64", 64), ("1g", 1024), ("32768K", 32), ("2G", 2048)] {
+            assert_eq!(memory(text), Ok(mebibytes), "{text}");
+        }
+        for wrong in [
+            "",
+            "m",
+            "15",
+            "1x",
+            "-1",
+            "1.5g",
+            "1mb",
+            "99999999999",
+            "1b",
+        ] {
+            assert!(memory(wrong).is_err(), "{wrong}");
+        }
+        // Everywhere else the letter is of what is shown.
+        assert_eq!(run("--verbose --verbose x").unwrap().verbose, 2);
+        let error = run("-v hello.yml").unwrap_err().to_string();
+        assert!(error.contains("DIR:PATH"), "{error}");
+        let talk = |line: &str| {
+            Arguments::try_parse_from(line.split(' '))
+                .unwrap()
+                .talk
+                .verbose
+        };
+        assert_eq!(talk("kiln -v run --verbose x"), 1);
+        assert_eq!(talk("kiln run --verbose x"), 1);
+        assert_eq!(talk("kiln build -vv x"), 2);
     }
 
     #[test]

@@ -147,7 +147,7 @@ fn description(
         "init": ["kiln"],
         "services": [service(arguments, image, settings)?],
         "files": [
-            {"path": "etc/hostname", "contents": hostname(image)},
+            {"path": "etc/hostname", "contents": arguments.hostname.clone().unwrap_or_else(|| hostname(image))},
             {"path": "etc/hosts", "contents": "127.0.0.1 localhost\n::1 localhost\n", "mode": "0644"},
         ],
     });
@@ -176,7 +176,18 @@ fn service(arguments: &Run, image: &str, settings: &ImageConfig) -> Result<Value
     if !has_path {
         env.push("PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin".to_owned());
     }
-    for variable in &arguments.env {
+    let mut given = Vec::new();
+    for file in &arguments.env_file {
+        let text = fs::read_to_string(file).map_err(|error| {
+            let message = format!("cannot read the variables in {}", file.display());
+            Failure::failed(message, Some(&error), None)
+        })?;
+        // As Docker: no quotes, no continuation; a value keeps the blanks at its end.
+        let lines = text.lines().map(str::trim_start);
+        let lines = lines.filter(|line| !line.is_empty() && !line.starts_with('#'));
+        given.extend(lines.map(str::to_owned));
+    }
+    for variable in given.iter().chain(&arguments.env) {
         let name = variable.split('=').next().unwrap_or_default();
         let value = match variable.contains('=') {
             true => variable.clone(),

@@ -43,6 +43,8 @@ impl What {
         let what = media::find(arguments)?;
         let is_of_images = !arguments.words.is_empty()
             || !arguments.env.is_empty()
+            || !arguments.env_file.is_empty()
+            || arguments.hostname.is_some()
             || arguments.user.is_some()
             || arguments.workdir.is_some()
             || arguments.entrypoint.is_some()
@@ -72,7 +74,7 @@ impl What {
             )),
             Self::Image(_) => Ok(what),
             _ if is_of_images => Err(Failure::usage(
-                "arguments, --tty, --env, --user, --workdir, --volume and --entrypoint are for images",
+                "arguments, --tty, --env, --env-file, --user, --workdir, --hostname, --volume and --entrypoint are for images",
                 "a description says all that of its services itself",
             )),
             _ => Ok(what),

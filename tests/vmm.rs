@@ -349,6 +349,30 @@ fn standard_streams_are_a_console_for_all_who_come() {
     assert!(!place.exists(), "its files are gone");
 }
 
+/// What is to be known of a machine is there before the machine is.
+#[test]
+fn a_machine_is_described_before_it_begins() {
+    let space = Space::new();
+    space.write("box-kernel", "");
+    space.write("box-cmdline", "");
+    let qemu = space.write(
+        "bin/qemu-system-x86_64",
+        "#!/bin/sh\ncat \"$LOOK\" >&2\nexit 3\n",
+    );
+    super::support::tool("chmod", &["+x", text(&qemu)]);
+    fs::create_dir(space.path("run")).unwrap();
+    let path = std::env::var("PATH").unwrap();
+    let path = format!("{}:{path}", text(&space.path("bin")));
+    let mut command = space.command();
+    let command = command.env("PATH", path);
+    let command = command.env("LOOK", space.path("run/kiln/box/about.json"));
+    let args = ["run", "--detach", "--accel=tcg", "--arch=amd64", "box"];
+    let said = super::support::said(command.args(args));
+    assert_eq!(said.code, Some(1), "{}", said.stderr);
+    assert!(said.stderr.contains(r#""system":"box""#), "{}", said.stderr);
+    assert!(!space.path("run/kiln/box").exists());
+}
+
 #[test]
 fn hyper_v_gets_a_script() {
     let space = Space::new();

@@ -3,13 +3,15 @@
 //! `$XDG_RUNTIME_DIR/kiln/NAME`, or `/tmp/kiln-UID/NAME` on systems without one: socket addresses
 //! are short (108 bytes, unix(7)), and what runs does not survive a reboot. A machine is alive
 //! while its monitor answers on `qmp.sock` (QEMU) or `api.sock`; what the dead leave is removed by
-//! whoever meets it.
+//! whoever meets it. Two may meet it, and a new machine may have taken the name by then: so a
+//! [`Place`] is a certain directory, and not whatever has its path.
 
 use std::collections::BTreeMap;
 use std::fs::{self, DirBuilder};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
@@ -25,6 +27,8 @@ pub(crate) const PORTS: usize = 8;
 pub(crate) struct Place {
     directory: PathBuf,
     name: String,
+    /// The directory itself. No other gets its inode while this is open.
+    itself: Option<Arc<fs::File>>,
 }
 
 /// What is known of a machine beside its sockets.
@@ -34,8 +38,6 @@ pub(crate) struct About {
     pub(crate) system: String,
     /// What runs it.
     pub(crate) monitor: Monitor,
-    /// Its process.
-    pub(crate) pid: u32,
     /// Seconds since 1970.
     pub(crate) began: u64,
     /// Published ports, for people.
@@ -97,31 +99,26 @@ impl Place {
                 1 => name.clone(),
                 _ => format!("{name}-{number}"),
             };
-            let place = Self {
-                directory: root.join(&name),
-                name,
-            };
-            match DirBuilder::new().mode(0o700).create(&place.directory) {
-                Ok(()) => return Ok(place),
-                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-                    if !place.is_taken() {
-                        let _ = fs::remove_dir_all(&place.directory);
-                        DirBuilder::new().mode(0o700).create(&place.directory)?;
-                        return Ok(place);
-                    }
+            let directory = root.join(&name);
+            if directory.exists() {
+                let there = Self::at(&directory, &name);
+                if there.is_taken() {
+                    continue;
                 }
-                Err(error) => return Err(error),
+                let _ = fs::remove_dir_all(&directory);
             }
+            DirBuilder::new().mode(0o700).create(&directory)?;
+            return Ok(Self::at(&directory, &name));
         }
         Err(io::ErrorKind::AlreadyExists.into())
     }
 
-    /// A place that need not exist.
-    #[cfg(test)]
+    /// Returns the place at a directory, as that is now.
     pub(crate) fn at(directory: &Path, name: &str) -> Self {
         Self {
             directory: directory.to_owned(),
             name: name.to_owned(),
+            itself: fs::File::open(directory).ok().map(Arc::new),
         }
     }
 
@@ -139,8 +136,7 @@ impl Place {
                 continue;
             }
             let name = directory.file_name().unwrap_or_default();
-            let name = name.to_string_lossy().into_owned();
-            let place = Self { directory, name };
+            let place = Self::at(&directory, &name.to_string_lossy());
             if place.is_alive() {
                 all.push(place);
             } else if !place.is_taken() {
@@ -215,7 +211,14 @@ impl Place {
             rustix::net::connect(&socket, &SocketAddrUnix::new(path)?)
         };
         let answers = |path| matches!(connect(path), Ok(()) | Err(Errno::AGAIN));
-        answers(self.qmp()) || answers(self.api())
+        self.is_there() && (answers(self.qmp()) || answers(self.api()))
+    }
+
+    /// Returns whether its directory is still the one at its path.
+    fn is_there(&self) -> bool {
+        let itself = self.itself.as_ref().and_then(|file| file.metadata().ok());
+        let itself = itself.zip(fs::symlink_metadata(&self.directory).ok());
+        itself.is_some_and(|(a, b)| (a.dev(), a.ino()) == (b.dev(), b.ino()))
     }
 
     /// Returns whether it is alive or about to be: a place is made a moment before its monitor.
@@ -234,7 +237,6 @@ impl Place {
         let value = json!({
             "system": about.system,
             "monitor": about.monitor.word(),
-            "pid": about.pid,
             "began": about.began,
             "publish": about.publish,
             "source": about.source.as_ref().map(Source::to_json),
@@ -250,10 +252,6 @@ impl Place {
         About {
             system: value["system"].as_str().unwrap_or_default().to_owned(),
             monitor: Monitor::of_word(value["monitor"].as_str().unwrap_or_default()),
-            pid: value["pid"]
-                .as_u64()
-                .and_then(|pid| pid.try_into().ok())
-                .unwrap_or(0),
             began: value["began"].as_u64().unwrap_or(0),
             publish: publish
                 .filter_map(|p| p.as_str().map(str::to_owned))
@@ -297,9 +295,12 @@ impl Place {
         self.directory.join("system.yml")
     }
 
-    /// Removes everything of it.
+    /// Removes everything of it, and nothing of another machine that has its name by now.
     pub(crate) fn remove(&self) {
-        let _ = fs::remove_dir_all(&self.directory);
+        let alone = self.directory.parent().map(alone);
+        if matches!(alone, Some(Ok(_))) && self.is_there() {
+            let _ = fs::remove_dir_all(&self.directory);
+        }
     }
 }
 
@@ -361,6 +362,24 @@ mod tests {
     }
 
     #[test]
+    fn a_machine_that_has_the_name_now_is_another() {
+        let space = tempfile::tempdir().unwrap();
+        let directory = space.path().join("box");
+        fs::create_dir(&directory).unwrap();
+        let [first, same] = [(); 2].map(|()| Place::at(&directory, "box"));
+        same.remove();
+        assert!(!directory.exists());
+        fs::create_dir(&directory).unwrap();
+        let second = Place::at(&directory, "box");
+        let _listener = std::os::unix::net::UnixListener::bind(second.qmp()).unwrap();
+        assert!(second.is_alive() && !first.is_alive());
+        first.remove();
+        assert!(second.is_alive());
+        second.remove();
+        assert!(!directory.exists());
+    }
+
+    #[test]
     fn what_is_written_down_is_read() {
         let space = tempfile::tempdir().unwrap();
         let place = Place::at(space.path(), "box");
@@ -368,7 +387,6 @@ mod tests {
         let about = About {
             system: "box.yml".into(),
             monitor: Monitor::Firecracker,
-            pid: 7,
             began: 9,
             publish: vec!["1:2".into()],
             source: Some(Source {

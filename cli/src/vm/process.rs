@@ -67,11 +67,6 @@ impl Process {
         })
     }
 
-    /// Returns its process.
-    pub(crate) fn pid(&self) -> u32 {
-        self.child.id()
-    }
-
     /// Connects to its console. A machine that waits for that begins then.
     ///
     /// # Errors

@@ -165,6 +165,17 @@ fn boot(
         let message = format!("cannot run {}", program.display());
         Failure::failed(message, Some(error), hint)
     };
+    let about = About {
+        system: arguments.system.display().to_string(),
+        monitor,
+        began: SystemTime::now()
+            .duration_since(SystemTime::UNIX_EPOCH)
+            .map_or(0, |since| since.as_secs()),
+        publish: arguments.publish.iter().map(Publish::for_people).collect(),
+        source: system.built.as_ref().map(|built| built.source.clone()),
+    };
+    let described = place.describe(&about);
+    described.map_err(|error| cannot(&error, String::new()))?;
     let mut process = Process::start(monitor, program, quoted, place.clone(), arguments.detach)
         .map_err(|error| cannot(&error, String::new()))?;
     // A machine that waits for its console makes the other sockets afterwards.
@@ -177,18 +188,6 @@ fn boot(
         cannot(&error, process.complaint())
     })?;
     shares.hand_over();
-    let about = About {
-        system: arguments.system.display().to_string(),
-        monitor,
-        pid: process.pid(),
-        began: SystemTime::now()
-            .duration_since(SystemTime::UNIX_EPOCH)
-            .map_or(0, |since| since.as_secs()),
-        publish: arguments.publish.iter().map(Publish::for_people).collect(),
-        source: system.built.as_ref().map(|built| built.source.clone()),
-    };
-    let described = place.describe(&about);
-    described.map_err(|error| cannot(&error, String::new()))?;
     if arguments.detach {
         std::mem::forget(guard);
         return print(&format!("{}\n", place.name()));

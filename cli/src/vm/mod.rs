@@ -12,5 +12,6 @@ pub(crate) mod monitor;
 pub(crate) mod place;
 pub(crate) mod process;
 pub(crate) mod qmp;
+mod readonly;
 pub(crate) mod share;
 pub(crate) mod vsock;

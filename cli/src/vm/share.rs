@@ -1,8 +1,10 @@
 //! Directories of this machine that a guest sees: a virtiofsd for each.
 //!
-//! Enters: directories. Leaves: sockets for QEMU. A virtiofsd ends when its QEMU does; one whose QEMU
-//! never came is ended here.
+//! Enters: directories. Leaves: sockets for the monitor. A virtiofsd ends when its monitor does; one
+//! whose monitor never came is ended here. A directory that is only to be read is kept so on this
+//! side: a guest that does what it wants is the reason why it is a machine.
 
+use std::ffi::OsString;
 use std::fs::File;
 use std::io;
 use std::os::unix::process::CommandExt;
@@ -12,6 +14,7 @@ use std::str::FromStr;
 use std::time::{Duration, Instant};
 
 use super::place::Place;
+use super::readonly;
 
 /// Where QEMU's packages put it: no place that `PATH` names.
 const PROGRAMS: [&str; 4] = [
@@ -57,7 +60,10 @@ impl FromStr for Volume {
     }
 }
 
-/// Servers that QEMU has not connected to yet.
+/// A directory to be shared, and whether it is only read.
+pub(crate) type Shared = (PathBuf, bool);
+
+/// Servers that no monitor has connected to yet.
 #[derive(Debug, Default)]
 pub(crate) struct Shares(Vec<Child>);
 
@@ -66,34 +72,56 @@ impl Shares {
     ///
     /// # Errors
     /// When one is none, or cannot be served; with a text that says which.
-    pub(crate) fn start(
-        directories: &[PathBuf],
-        place: &Place,
-    ) -> Result<Self, (String, io::Error)> {
+    pub(crate) fn start(shared: &[Shared], place: &Place) -> Result<Self, (String, io::Error)> {
         let mut shares = Self::default();
-        for (index, directory) in directories.iter().enumerate() {
-            let started = shares.serve(directory, place, index);
+        for (index, (directory, readonly)) in shared.iter().enumerate() {
+            let started = shares.serve(directory, *readonly, place, index);
             started.map_err(|error| (format!("cannot share {}", directory.display()), error))?;
         }
         Ok(shares)
     }
 
-    fn serve(&mut self, directory: &Path, place: &Place, index: usize) -> io::Result<()> {
+    fn serve(
+        &mut self,
+        directory: &Path,
+        readonly: bool,
+        place: &Place,
+        index: usize,
+    ) -> io::Result<()> {
         let directory = directory.canonicalize()?;
         if !directory.is_dir() {
             return Err(io::ErrorKind::NotADirectory.into());
         }
         let (socket, log) = (place.share(index), place.share_log(index));
-        let mut socket_path = std::ffi::OsString::from("--socket-path=");
+        let mut socket_path = OsString::from("--socket-path=");
         socket_path.push(&socket);
         // A comma would end the option.
-        let mut source = std::ffi::OsString::from("source=");
+        let mut source = OsString::from("source=");
         source.push(&directory);
         if source.to_string_lossy().contains(',') {
             return Err(io::Error::other("virtiofsd takes no path with a comma"));
         }
         let file = File::create(&log)?;
-        let mut child = spawn(&[socket_path, "-o".into(), source], &file)?;
+        let (program, knows_readonly) = find()?;
+        let mut command = Command::new(program);
+        command
+            .args([socket_path, "-o".into(), source])
+            .stdin(Stdio::null())
+            .stdout(file.try_clone()?)
+            .stderr(file)
+            // Ctrl-C on our terminal is not for it.
+            .process_group(0);
+        match readonly {
+            true if knows_readonly => drop(command.arg("--readonly")),
+            true => readonly::confine(&mut command, &directory)?,
+            false => {}
+        }
+        let mut child = command.spawn().map_err(|error| match readonly {
+            true if !knows_readonly => io::Error::other(format!(
+                "it cannot be made read-only for {program}, which has no --readonly: {error}"
+            )),
+            _ => error,
+        })?;
         let began = Instant::now();
         while !socket.exists() {
             let ended = child.try_wait()?.is_some();
@@ -109,7 +137,7 @@ impl Shares {
         Ok(())
     }
 
-    /// Leaves the servers to their QEMU.
+    /// Leaves the servers to their monitor.
     pub(crate) fn hand_over(mut self) {
         self.0.clear();
     }
@@ -124,19 +152,17 @@ impl Drop for Shares {
     }
 }
 
-fn spawn(arguments: &[std::ffi::OsString], log: &File) -> io::Result<Child> {
+/// Finds virtiofsd, and whether it can keep a directory from being written to by itself: the one in
+/// Rust, since its version 1.13; QEMU's own never could.
+fn find() -> io::Result<(&'static str, bool)> {
     for program in PROGRAMS {
-        let started = Command::new(program)
-            .args(arguments)
-            .stdin(Stdio::null())
-            .stdout(log.try_clone()?)
-            .stderr(log.try_clone()?)
-            // Ctrl-C on our terminal is not for it.
-            .process_group(0)
-            .spawn();
-        match started {
+        match Command::new(program).arg("--help").output() {
+            Ok(help) => {
+                let help = String::from_utf8_lossy(&help.stdout);
+                return Ok((program, help.contains("--readonly")));
+            }
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            started => return started,
+            Err(error) => return Err(error),
         }
     }
     Err(io::Error::other(

@@ -31,7 +31,7 @@ use crate::vm::control::{self, Port};
 use crate::vm::monitor::Monitor;
 use crate::vm::place::{About, Place};
 use crate::vm::process::{POWER_OFF_MAX, Process};
-use crate::vm::share::Shares;
+use crate::vm::share::{Shared, Shares};
 
 mod disks;
 mod firmware;
@@ -79,13 +79,13 @@ pub(super) fn run(arguments: &Run, printer: Printer) -> Result<(), Failure> {
         what,
         built: built.and_then(|request| replace::note(request, &place)),
     };
-    let shared = match &system.what {
-        What::Image(_) => arguments
-            .volume
-            .iter()
-            .map(|volume| volume.directory.clone())
+    let volumes = arguments.volume.iter();
+    let directories = arguments.virtiofs.iter();
+    let shared: Vec<Shared> = match &system.what {
+        What::Image(_) => volumes
+            .map(|volume| (volume.directory.clone(), volume.readonly))
             .collect(),
-        _ => arguments.virtiofs.clone(),
+        _ => directories.map(|path| (path.clone(), false)).collect(),
     };
     let machine = Machine {
         boot: begins,

@@ -349,6 +349,43 @@ fn standard_streams_are_a_console_for_all_who_come() {
     assert!(!place.exists(), "its files are gone");
 }
 
+/// A monitor that hangs answers nobody, and is ended nevertheless.
+#[test]
+fn a_monitor_that_hangs_is_ended() {
+    let space = Space::new();
+    let place = space.path("run/kiln/box");
+    fs::create_dir(space.path("run")).unwrap();
+    let mut private = fs::DirBuilder::new();
+    private.recursive(true).mode(0o700).create(&place).unwrap();
+    let [qmp, console, port] = ["qmp.sock", "console.sock", "control.0"].map(|n| place.join(n));
+    let socket = |path: &Path| format!("unix:{},server=on,wait=off", text(path));
+    let chardev = format!("socket,id=c,path={},server=on,wait=off", text(&port));
+    let mut qemu = start(
+        "qemu-system-x86_64",
+        &[
+            &["-M", "none", "-display", "none", "-nodefaults"][..],
+            &["-qmp", &socket(&qmp), "-serial", &socket(&console)],
+            &["-chardev", &chardev],
+        ]
+        .concat(),
+    );
+    let began = Instant::now();
+    while !port.exists() {
+        assert!(began.elapsed() < PATIENCE, "QEMU does not start");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    super::support::tool("kill", &["-STOP", &qemu.0.id().to_string()]);
+    // Whoever looks stays in the queue before its socket, which is short.
+    for _ in 0..5 {
+        let said = space.kiln(&["vm", "ls"]);
+        assert!(String::from_utf8_lossy(&said.stdout).starts_with("box "));
+    }
+    let said = space.kiln(&["vm", "rm", "box"]);
+    assert_eq!(said.code, Some(0), "{}", said.stderr);
+    assert!(qemu.0.wait().unwrap().code().is_none(), "by a signal");
+    assert!(!place.exists(), "its files are gone");
+}
+
 /// What is to be known of a machine is there before the machine is.
 #[test]
 fn a_machine_is_described_before_it_begins() {

@@ -128,7 +128,11 @@ fn end(place: &Place, how: Ask) -> Result<(), Failure> {
         Failure::failed(format!("cannot end {}", place.name()), Some(&error), None)
     };
     let monitor = place.about().monitor;
-    monitor.ask(place, how).map_err(cannot)?;
+    let asked = match how {
+        Ask::PowerButton => monitor.ask(place, how),
+        Ask::Quit => monitor.end(place),
+    };
+    asked.map_err(cannot)?;
     wait_for_end(place)
 }
 

@@ -3,11 +3,12 @@
 //! `docs/api.md`).
 
 use std::io::{self, BufRead, BufReader, Read, Write};
-use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
 
 use serde_json::Value;
+
+use super::monitor::connect;
 
 /// A monitor answers when it has set the machine up.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -33,8 +34,7 @@ pub(crate) fn get(socket: &Path, path: &str) -> io::Result<Value> {
 }
 
 fn request(socket: &Path, method: &str, path: &str, body: &str) -> io::Result<Vec<u8>> {
-    let mut stream = UnixStream::connect(socket)?;
-    stream.set_read_timeout(Some(PATIENCE))?;
+    let mut stream = connect(socket, PATIENCE)?;
     let mut text = format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\n");
     if !body.is_empty() {
         let length = body.len();

@@ -3,13 +3,26 @@
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::time::Duration;
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::net::sockopt::{Timeout, set_socket_timeout, socket_peercred};
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use rustix::process::{PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use serde_json::json;
 
 use super::api;
-use super::place::Place;
+use super::place::{PORTS, Place};
 use super::qmp;
+
+/// One that works accepts a connection at once.
+const ACCEPT_MAX: Duration = Duration::from_millis(200);
+/// How long one has to end when it was asked to: as a rule it is milliseconds.
+const QUIT_MAX: Timespec = Timespec {
+    tv_sec: 10,
+    tv_nsec: 0,
+};
 
 /// A program that runs machines.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -61,7 +74,7 @@ impl Monitor {
     /// When it does not answer, or refuses.
     pub(crate) fn ask(self, place: &Place, what: Ask) -> io::Result<()> {
         let api = place.api();
-        match (self, what) {
+        let asked = match (self, what) {
             (Self::Qemu, _) => qmp::ask(&place.qmp(), what),
             // `docs/api_requests/actions.md`: it has no power button.
             (Self::Firecracker, Ask::PowerButton) => {
@@ -78,6 +91,35 @@ impl Monitor {
                 api::put(&api, "/api/v1/vm.power-button", None)
             }
             (Self::CloudHypervisor, Ask::Quit) => api::put(&api, "/api/v1/vmm.shutdown", None),
+        };
+        asked.map_err(|error| match error.kind() {
+            // What a limit of time on a socket is.
+            io::ErrorKind::WouldBlock => {
+                let message = format!("{} does not answer", self.name());
+                io::Error::new(io::ErrorKind::TimedOut, message)
+            }
+            _ => error,
+        })
+    }
+
+    /// Ends a machine at once: when its monitor does not do so, by a signal that cannot be ignored.
+    ///
+    /// # Errors
+    /// When nobody is found who could be ended.
+    pub(crate) fn end(self, place: &Place) -> io::Result<()> {
+        let process = match process_of(place) {
+            Err(_) if !place.is_alive() => return Ok(()),
+            process => process?,
+        };
+        if self.ask(place, Ask::Quit).is_ok() {
+            let mut ended = [PollFd::new(&process, PollFlags::IN)];
+            if poll(&mut ended, Some(&QUIT_MAX))? > 0 {
+                return Ok(());
+            }
+        }
+        match pidfd_send_signal(process, Signal::KILL) {
+            Err(rustix::io::Errno::SRCH) => Ok(()),
+            sent => Ok(sent?),
         }
     }
 
@@ -95,14 +137,33 @@ impl Monitor {
     }
 }
 
-/// Finds the process behind a machine's own socket (`SO_PEERCRED` of unix(7) is who listens there).
+/// Finds the process behind a machine's own sockets (`SO_PEERCRED` of unix(7) is who listens there).
+/// One that hangs accepts nobody, and the queue before one of its sockets may be full.
 ///
 /// # Errors
 /// When there is none.
 pub(crate) fn process_of(place: &Place) -> io::Result<OwnedFd> {
-    let stream = UnixStream::connect(place.api())?;
-    let process = rustix::net::sockopt::socket_peercred(&stream)?;
+    let own = [place.qmp(), place.api()];
+    let ports = (0..PORTS).map(|number| place.port(number));
+    let mut all = own.into_iter().chain(ports);
+    let connected = all.find_map(|path| connect(&path, ACCEPT_MAX).ok());
+    let connected = connected.ok_or(io::ErrorKind::ConnectionRefused)?;
+    let process = socket_peercred(connected)?;
     Ok(pidfd_open(process.pid, PidfdFlags::empty())?)
+}
+
+/// Connects to a monitor's socket; within this time it also reads and writes, or that fails with
+/// [`io::ErrorKind::WouldBlock`] (`SO_RCVTIMEO` and `SO_SNDTIMEO` of socket(7)).
+///
+/// # Errors
+/// When there is no such socket, or nobody there.
+pub(crate) fn connect(path: &Path, patience: Duration) -> io::Result<UnixStream> {
+    let (unix, stream) = (AddressFamily::UNIX, SocketType::STREAM);
+    let socket = rustix::net::socket_with(unix, stream, SocketFlags::CLOEXEC, None)?;
+    set_socket_timeout(&socket, Timeout::Send, Some(patience))?;
+    set_socket_timeout(&socket, Timeout::Recv, Some(patience))?;
+    rustix::net::connect(&socket, &SocketAddrUnix::new(path)?)?;
+    Ok(UnixStream::from(socket))
 }
 
 #[cfg(test)]
@@ -148,25 +209,58 @@ mod tests {
         }
     }
 
-    /// The process that listens at a socket is found and ended, as Firecracker is.
-    #[test]
-    fn a_monitor_without_a_request_for_it_is_ended_by_its_process() {
-        let space = tempfile::tempdir().unwrap();
-        let place = Place::at(space.path(), "a");
+    /// Starts a process that listens at `socket`, and does nothing else.
+    fn listen(place: &Place, socket: &Path) -> std::process::Child {
         let script = "import socket, sys, time; s = socket.socket(socket.AF_UNIX); \
                       s.bind(sys.argv[1]); s.listen(); time.sleep(600)";
         let mut child = std::process::Command::new("python3")
             .args(["-c", script])
-            .arg(place.api())
+            .arg(socket)
             .spawn()
             .unwrap();
         while !place.is_alive() {
             assert!(child.try_wait().unwrap().is_none(), "python3 has ended");
-            std::thread::sleep(std::time::Duration::from_millis(5));
+            std::thread::sleep(Duration::from_millis(5));
         }
-        Monitor::Firecracker.ask(&place, Ask::Quit).unwrap();
+        child
+    }
+
+    /// Firecracker knows no request to end, and a QEMU that hangs answers none.
+    #[test]
+    fn a_monitor_that_cannot_be_asked_is_ended_by_its_process() {
         use std::os::unix::process::ExitStatusExt;
-        assert_eq!(child.wait().unwrap().signal(), Some(9));
-        assert!(Monitor::Firecracker.ask(&place, Ask::Quit).is_err());
+        for monitor in [Monitor::Firecracker, Monitor::Qemu] {
+            let space = tempfile::tempdir().unwrap();
+            let place = Place::at(space.path(), "a");
+            let socket = match monitor {
+                Monitor::Qemu => place.qmp(),
+                _ => place.api(),
+            };
+            let mut child = listen(&place, &socket);
+            monitor.end(&place).unwrap();
+            assert_eq!(child.wait().unwrap().signal(), Some(9));
+            // That is nothing to complain about.
+            monitor.end(&place).unwrap();
+            assert!(monitor.ask(&place, Ask::Quit).is_err());
+        }
+    }
+
+    #[test]
+    fn a_full_queue_is_passed_by() {
+        let space = tempfile::tempdir().unwrap();
+        let place = Place::at(space.path(), "a");
+        let listeners = [place.qmp(), place.port(1)].map(|path| {
+            let socket = UnixListener::bind(path).unwrap();
+            rustix::net::listen(&socket, 0).unwrap();
+            socket
+        });
+        let _waits = connect(&place.qmp(), ACCEPT_MAX).unwrap();
+        assert!(connect(&place.qmp(), ACCEPT_MAX).is_err());
+        assert!(process_of(&place).is_ok());
+        let _waits = connect(&place.port(1), ACCEPT_MAX);
+        assert!(process_of(&place).is_err());
+        let error = Monitor::Qemu.ask(&place, Ask::PowerButton).unwrap_err();
+        assert_eq!(error.to_string(), "QEMU does not answer");
+        drop(listeners);
     }
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::monitor::Ask;
+use super::monitor::{Ask, connect};
 
 /// QEMU answers at once, or hangs.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -37,8 +37,7 @@ fn is_gone(error: &io::Error) -> bool {
 }
 
 fn ask_once(socket: &Path, what: Ask) -> io::Result<()> {
-    let stream = UnixStream::connect(socket)?;
-    stream.set_read_timeout(Some(PATIENCE))?;
+    let stream = connect(socket, PATIENCE)?;
     let mut answers = BufReader::new(stream.try_clone()?);
     let mut stream = stream;
     // The greeting.

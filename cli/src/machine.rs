@@ -102,6 +102,7 @@ fn is_interface(name: &str) -> bool {
 }
 
 /// What QEMU calls an architecture, and the machine kiln boots there.
+#[derive(Debug)]
 pub(crate) struct Model {
     /// The program.
     pub(crate) program: &'static str,

@@ -13,6 +13,8 @@ use std::io;
 use std::os::unix::fs::{FileExt, FileTypeExt};
 use std::path::Path;
 
+use kiln_engine::system::kernel::kind_of_image;
+
 use self::head::Head;
 pub(crate) use self::partitions::{HEAD as PARTITIONS_HEAD, is_for_efi_alone};
 
@@ -177,18 +179,10 @@ fn single(head: Head<'_>) -> Option<Medium> {
     if head.has(1024, &[0xe2, 0xe1, 0xf5, 0xe0]) {
         return Some(Medium::Root("erofs"));
     }
-    // Linux Documentation/arch/x86/boot.rst, arm64/booting.rst, riscv/boot-image-header.rst, and
-    // drivers/firmware/efi/libstub/zboot-header.S.
-    let kernels = [
-        (0x202, &b"HdrS"[..]),
-        (56, b"ARM\x64"),
-        (56, b"RSC\x05"),
-        (4, b"zimg"),
-    ];
-    if kernels.iter().any(|(at, magic)| head.has(*at, magic)) {
-        return Some(Medium::Kernel);
+    match kind_of_image(head.0) {
+        Some(_) => Some(Medium::Kernel),
+        None => efi::of(head),
     }
-    efi::of(head)
 }
 
 /// File systems without a boot sector.

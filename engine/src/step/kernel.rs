@@ -256,16 +256,16 @@ impl Work {
             .map_err(self.failed())
     }
 
-    /// Takes the kernel out of its compressed image.
+    /// Takes the kernel out of its compressed image; one that is in none is what is wanted already.
     fn decompressed(&self, cache: &Cache, image: &EntryRef<'_>) -> Result<Entry, StepError> {
         let reader = FileReader::open(cache, image).map_err(self.failed())?;
         let payload = payload(reader).map_err(self.failed())?;
-        if payload.kind != PayloadKind::Unpacked {
+        if payload.kind == PayloadKind::Unknown {
             return Err(StepError::new(
                 self.context.clone(),
-                "its kernel is not compressed, or in a way that is not known",
+                "its kernel is compressed in a way that is not known, if it is one",
             )
-            .hint("leave --decompress-kernel out"));
+            .hint("a kernel that is not compressed is ELF, or the Image of arm64 or riscv64"));
         }
         let mut pack = cache.object_writer().map_err(self.failed())?;
         let size = std::io::copy(&mut payload.reader.take(KERNEL_MAX_BYTES), &mut pack)

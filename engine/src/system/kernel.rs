@@ -25,6 +25,8 @@ pub const KERNEL_MAX_BYTES: u64 = 1 << 30;
 const CONFIG_MAX_BYTES: u64 = 8 << 20;
 /// The most memory that unpacking xz or lzma may take.
 const XZ_MEMORY_MAX_BYTES: u64 = 256 << 20;
+/// An image without a header, which may be ELF or a compressed kernel.
+const UNCOMPRESSED: &str = "uncompressed";
 const CONFIG_START: &[u8] = b"IKCFG_ST";
 /// Marks that are tried; a kernel has one.
 const MARKS_MAX: usize = 16;
@@ -196,6 +198,13 @@ pub fn payload<'a>(mut image: impl Read + 'a) -> Result<Payload<'a>, KernelError
     open(what, Box::new(whole.take(len)), false)
 }
 
+/// Returns what kind of image a file is that begins so, when that of a kernel. ELF could be any
+/// program.
+#[must_use]
+pub fn kind_of_image(head: &[u8]) -> Option<&'static str> {
+    Some(locate(head).0).filter(|what| *what != UNCOMPRESSED)
+}
+
 /// Returns what the image is, and where its payload lies: offset and length.
 fn locate(head: &[u8]) -> (&'static str, Option<(u64, u64)>) {
     let number = |at: usize| {
@@ -208,16 +217,17 @@ fn locate(head: &[u8]) -> (&'static str, Option<(u64, u64)>) {
         let version = head
             .get(0x206..0x208)
             .map(|v| u16::from_le_bytes([v[0], v[1]]));
-        if version.is_some_and(|version| version >= 0x208) {
-            let setup = match head[0x1f1] {
-                0 => 4,
-                sectors => u64::from(sectors),
-            };
-            let place = number(0x248)
-                .zip(number(0x24c))
-                .map(|(offset, len)| ((setup + 1) * 512 + offset, len));
-            return ("bzImage", place);
+        if version.is_none_or(|version| version < 0x208) {
+            return ("bzImage", None);
         }
+        let setup = match head[0x1f1] {
+            0 => 4,
+            sectors => u64::from(sectors),
+        };
+        let place = number(0x248)
+            .zip(number(0x24c))
+            .map(|(offset, len)| ((setup + 1) * 512 + offset, len));
+        return ("bzImage", place);
     }
     if at(0, b"MZ") && at(4, b"zimg") {
         return ("EFI zboot", number(8).zip(number(12)));
@@ -226,7 +236,7 @@ fn locate(head: &[u8]) -> (&'static str, Option<(u64, u64)>) {
     if at(0x38, b"ARM\x64") || at(0x38, b"RSC\x05") {
         return ("Image", None);
     }
-    ("uncompressed", None)
+    (UNCOMPRESSED, None)
 }
 
 /// Unpacks what begins here. `plain` says that bytes of no known compression are the kernel.

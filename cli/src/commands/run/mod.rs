@@ -153,12 +153,12 @@ fn boot(
     printer: Printer,
 ) -> Result<(), Failure> {
     let Start {
-        chosen: Chosen { monitor, program },
+        chosen,
         quoted,
         shares,
         guard,
     } = start;
-    let monitor = *monitor;
+    let (monitor, program) = (chosen.monitor, &chosen.program);
     let place = guard.0;
     let cannot = |error: &io::Error, complaint: String| {
         let hint = Some(complaint).filter(|complaint| !complaint.is_empty());

@@ -4,36 +4,40 @@
 
 use std::ffi::OsString;
 use std::fs::{self, File};
-use std::io::{self, Read};
+use std::io::Read;
 use std::path::PathBuf;
 
 use kiln_engine::build::Request;
+use kiln_engine::system::kernel::kind_of_image;
 
 use super::{find_program, missing_program, request};
 use crate::args::{Accel, Run, Vmm};
 use crate::failure::Failure;
 use crate::kvm;
-use crate::machine::{Machine, Networking, model};
+use crate::machine::{Machine, Model, Networking, model};
 use crate::vm::kernel::Kernel;
 use crate::vm::monitor::Monitor;
 use crate::vm::place::Place;
 use crate::vm::{cloud_hypervisor, firecracker};
 
+/// As much of a kernel says what kind of image it is in.
+const KERNEL_HEAD_BYTES: u64 = 4096;
+
 /// A monitor that is there, and can do what is wanted.
 pub(super) struct Chosen {
     pub(super) monitor: Monitor,
     pub(super) program: PathBuf,
+    /// What QEMU is to be.
+    model: Model,
 }
 
 /// Finds the monitor, and refuses what it cannot do: before anything is built, which would be in vain.
 pub(super) fn choose(arguments: &Run, architecture: &str) -> Result<Chosen, Failure> {
-    let monitor = match arguments.vmm {
-        Vmm::Firecracker => Monitor::Firecracker,
-        Vmm::CloudHypervisor => Monitor::CloudHypervisor,
-        Vmm::Qemu | Vmm::Hyperv => Monitor::Qemu,
-    };
+    let monitor = monitor(arguments.vmm);
+    let no_model = || Failure::usage(format!("kiln boots no {architecture}"), None);
+    let model = model(architecture).ok_or_else(no_model)?;
     if monitor == Monitor::Qemu {
-        return qemu(architecture);
+        return qemu(model);
     }
     check(arguments, monitor, architecture)?;
     if let Some(trouble) = kvm::missing() {
@@ -59,21 +63,29 @@ pub(super) fn choose(arguments: &Run, architecture: &str) -> Result<Chosen, Fail
         );
         Failure::failed(format!("{program} is not installed"), None, Some(hint))
     })?;
-    Ok(Chosen { monitor, program })
+    Ok(Chosen {
+        monitor,
+        program,
+        model,
+    })
 }
 
-fn qemu(architecture: &str) -> Result<Chosen, Failure> {
-    let model = model(architecture).ok_or_else(|| no_model(architecture))?;
+const fn monitor(vmm: Vmm) -> Monitor {
+    match vmm {
+        Vmm::Firecracker => Monitor::Firecracker,
+        Vmm::CloudHypervisor => Monitor::CloudHypervisor,
+        Vmm::Qemu | Vmm::Hyperv => Monitor::Qemu,
+    }
+}
+
+fn qemu(model: Model) -> Result<Chosen, Failure> {
     let program =
         find_program(model.program).ok_or_else(|| missing_program(model.program, model.package))?;
     Ok(Chosen {
         monitor: Monitor::Qemu,
         program,
+        model,
     })
-}
-
-fn no_model(architecture: &str) -> Failure {
-    Failure::usage(format!("kiln boots no {architecture}"), None)
 }
 
 /// Refuses what another monitor than QEMU cannot do.
@@ -167,10 +179,19 @@ fn check_firecracker(arguments: &Run) -> Result<(), Failure> {
     }
 }
 
+/// Returns whether a monitor boots no kernel that is compressed. Firecracker:
+/// `docs/rootfs-and-kernel-setup.md`. Cloud Hypervisor: `load_kernel` of `vmm/src/vm.rs`.
+fn wants_bare_kernel(monitor: Monitor, architecture: &str) -> bool {
+    match monitor {
+        Monitor::Firecracker => true,
+        Monitor::CloudHypervisor => architecture != "amd64",
+        Monitor::Qemu => false,
+    }
+}
+
 /// Has the kernel built in the form that the monitor boots.
 pub(super) fn shape(request: &mut Request, arguments: &Run) {
-    let is_elf = arguments.vmm == Vmm::Firecracker && request.architecture == "amd64";
-    request.decompress_kernel = is_elf;
+    request.decompress_kernel = wants_bare_kernel(monitor(arguments.vmm), &request.architecture);
 }
 
 /// Returns the modules that the devices of a monitor need besides virtio_net and virtio_rng.
@@ -184,6 +205,16 @@ pub(super) const fn modules(vmm: Vmm) -> &'static [&'static str] {
 }
 
 impl Chosen {
+    fn boots_kernels(&self) -> Failure {
+        Failure::usage(
+            format!(
+                "{} boots only a kernel that kiln gives it",
+                self.monitor.name()
+            ),
+            "give a description or the prefix of a kernel and an initrd, or say --vmm qemu",
+        )
+    }
+
     /// Returns the arguments for a machine, of which somebody of this process `is_console`, or
     /// nobody will be when it `attaches`.
     pub(super) fn arguments(
@@ -193,24 +224,14 @@ impl Chosen {
         is_console: bool,
         attaches: bool,
     ) -> Result<Vec<OsString>, Failure> {
-        let name = self.monitor.name();
         let kernel = || {
-            Kernel::of(&machine.boot).ok_or_else(|| {
-                Failure::usage(
-                    format!("{name} boots only a kernel that kiln gives it"),
-                    "give a description or the prefix of a kernel and an initrd, or say --vmm qemu",
-                )
-            })
+            let kernel = Kernel::of(&machine.boot).ok_or_else(|| self.boots_kernels())?;
+            check_kernel(kernel, self.monitor, &machine.architecture).map(|()| kernel)
         };
         match self.monitor {
-            Monitor::Qemu => {
-                let model = model(&machine.architecture);
-                let model = model.ok_or_else(|| no_model(&machine.architecture))?;
-                Ok(machine.arguments(&model, place, is_console))
-            }
+            Monitor::Qemu => Ok(machine.arguments(&self.model, place, is_console)),
             Monitor::Firecracker => {
                 let kernel = kernel()?;
-                check_kernel(kernel, &machine.architecture)?;
                 let config = firecracker::config(machine, kernel, place).ok_or_else(|| {
                     Failure::failed(
                         "a path is not Unicode, and Firecracker's configuration cannot name it",
@@ -246,27 +267,70 @@ impl Chosen {
     }
 }
 
-/// Refuses a kernel that Firecracker does not boot: on x86 that is all but ELF (`docs/rootfs-and-kernel-setup.md`).
-fn check_kernel(kernel: Kernel<'_>, architecture: &str) -> Result<(), Failure> {
-    let image = kernel.image.display();
-    if architecture != "amd64" {
+/// Refuses a kernel in a form that the monitor does not boot.
+fn check_kernel(kernel: Kernel<'_>, monitor: Monitor, architecture: &str) -> Result<(), Failure> {
+    if !wants_bare_kernel(monitor, architecture) {
         return Ok(());
     }
-    let mut magic = [0; 4];
-    let read = File::open(kernel.image).and_then(|mut file| file.read_exact(&mut magic));
-    match read {
-        Ok(()) if &magic == b"\x7fELF" => Ok(()),
-        Err(error) if error.kind() != io::ErrorKind::UnexpectedEof => {
-            let message = format!("cannot read {image}");
-            Err(Failure::failed(message, Some(&error), None))
-        }
-        _ => Err(Failure::failed(
-            format!("Firecracker cannot boot {image}: it is compressed"),
+    let image = kernel.image.display();
+    let mut head = Vec::new();
+    let read = File::open(kernel.image)
+        .and_then(|file| file.take(KERNEL_HEAD_BYTES).read_to_end(&mut head));
+    read.map_err(|error| Failure::failed(format!("cannot read {image}"), Some(&error), None))?;
+    let (name, word) = (monitor.name(), monitor.word());
+    match is_bare_kernel(&head, architecture) {
+        true => Ok(()),
+        false => Err(Failure::failed(
+            format!("{name} cannot boot {image}: it is compressed"),
             None,
-            Some(
-                "build with --decompress-kernel, or run the description: kiln run --vmm firecracker FILE.yml"
-                    .to_owned(),
-            ),
+            Some(format!(
+                "build with --decompress-kernel, or run the description: kiln run --vmm {word} FILE.yml"
+            )),
         )),
+    }
+}
+
+/// Returns whether a kernel that begins so is in no compressed image.
+fn is_bare_kernel(head: &[u8], architecture: &str) -> bool {
+    match architecture {
+        "amd64" => head.starts_with(b"\x7fELF"),
+        _ => kind_of_image(head) == Some("Image"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn kernels_are_taken_as_they_are_or_not() {
+        let space = tempfile::tempdir().unwrap();
+        let image = space.path().join("box-kernel");
+        let check = |bytes: &[u8], monitor, architecture| {
+            fs::write(&image, bytes).unwrap();
+            let kernel = Kernel {
+                image: &image,
+                initrd: None,
+                cmdline: "",
+            };
+            check_kernel(kernel, monitor, architecture).is_ok()
+        };
+        let elf = b"\x7fELF\x02\x01";
+        let mut arm64 = [0; 64];
+        arm64[..2].copy_from_slice(b"MZ");
+        arm64[0x38..0x3c].copy_from_slice(b"ARM\x64");
+        let mut efi_zboot = arm64;
+        efi_zboot[4..8].copy_from_slice(b"zimg");
+        let gzip = b"\x1f\x8b\x08";
+        for monitor in [Monitor::Firecracker, Monitor::CloudHypervisor] {
+            assert!(check(elf, monitor, "amd64"));
+            assert!(check(&arm64, monitor, "arm64"));
+            for compressed in [&efi_zboot[..], gzip, b""] {
+                assert!(!check(compressed, monitor, "arm64"), "{compressed:?}");
+            }
+        }
+        assert!(!check(gzip, Monitor::Firecracker, "amd64"));
+        // It unpacks a bzImage, and says itself what it does not know.
+        assert!(check(gzip, Monitor::CloudHypervisor, "amd64"));
     }
 }

@@ -410,6 +410,37 @@ fn a_machine_is_described_before_it_begins() {
     assert!(!space.path("run/kiln/box").exists());
 }
 
+/// What a monitor does not boot is refused before disks are made for it; that there is KVM is a lie
+/// which nobody looks through before.
+#[test]
+fn a_medium_is_refused_before_anything_is_made() {
+    let space = Space::new();
+    let mut disk = vec![0; 1024];
+    disk[510..512].copy_from_slice(&[0x55, 0xaa]);
+    fs::write(space.path("box.img"), disk).unwrap();
+    let lie = "mount -t tmpfs none /dev && : > /dev/kvm && export PATH=bin && exec \"$@\"";
+    let lie = [
+        "unshare",
+        "--mount",
+        "--map-root-user",
+        "sh",
+        "-c",
+        lie,
+        "sh",
+    ];
+    for vmm in ["firecracker", "cloud-hypervisor"] {
+        let program = space.write(&format!("bin/{vmm}"), "#!/bin/sh\n");
+        super::support::tool("chmod", &["+x", text(&program)]);
+        let mut command = space.command_in(&lie);
+        let machine = ["run", "--vmm", vmm, "--networking=none", "--disk=size=1M"];
+        let said = super::support::said(command.args(machine).arg("box.img"));
+        assert_eq!(said.code, Some(2), "{}", said.stderr);
+        let message = "boots only a kernel";
+        assert!(said.stderr.contains(message), "{}", said.stderr);
+        assert!(!space.path("box.img-state").exists());
+    }
+}
+
 #[test]
 fn hyper_v_gets_a_script() {
     let space = Space::new();

@@ -55,6 +55,7 @@ pub(super) fn run(arguments: &Run, printer: Printer) -> Result<(), Failure> {
         ));
     }
     let what = What::of(arguments)?;
+    chosen.check(&what)?;
     let window = tcgetwinsize(io::stdin()).ok().filter(|_| arguments.tty);
     let (prefix, built) = what.build(arguments, &architecture, printer)?;
     let name = what.name(&prefix);

@@ -10,6 +10,7 @@ use std::path::PathBuf;
 use kiln_engine::build::Request;
 use kiln_engine::system::kernel::kind_of_image;
 
+use super::what::What;
 use super::{find_program, missing_program, request};
 use crate::args::{Accel, Run, Vmm};
 use crate::failure::Failure;
@@ -205,6 +206,18 @@ pub(super) const fn modules(vmm: Vmm) -> &'static [&'static str] {
 }
 
 impl Chosen {
+    /// Refuses what QEMU alone boots, before there is anything to boot it with.
+    pub(super) fn check(&self, what: &What) -> Result<(), Failure> {
+        match what {
+            What::Medium { .. } | What::Outputs { root: Some(_), .. }
+                if self.monitor != Monitor::Qemu =>
+            {
+                Err(self.boots_kernels())
+            }
+            _ => Ok(()),
+        }
+    }
+
     fn boots_kernels(&self) -> Failure {
         Failure::usage(
             format!(

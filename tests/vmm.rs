@@ -258,6 +258,30 @@ fn what_a_monitor_cannot_do_is_refused() {
         ),
         ("hyperv", &["-p8080:80", "box.iso"], "--publish", "switch"),
         ("hyperv", &["--virtiofs=.", "box.iso"], "shares no", "disk"),
+        ("hyperv", &["--disk=a.qcow2", "box.iso"], "vhdx", "qemu-img"),
+        ("hyperv", &["--disk=a.img,size=1G", "box.iso"], "vhdx", ""),
+        (
+            "hyperv",
+            &["--disk=size=1G,format=qcow2", "box.iso"],
+            "vhdx",
+            "",
+        ),
+        ("hyperv", &["--accel=tcg", "box.iso"], "--accel", ""),
+        ("hyperv", &["--state=a", "box.iso"], "--state", ""),
+        ("hyperv", &["--docker", "box.iso"], "--docker", ""),
+        ("hyperv", &["--uefi", "box.iso"], "--uefi", ""),
+        ("hyperv", &["--fw=a", "box.iso"], "--fw", ""),
+        ("hyperv", &["--squashfs", "box.iso"], "--squashfs", ""),
+        ("hyperv", &["--kernel", "box.iso"], "--kernel", ""),
+        ("hyperv", &["-t", "box.iso"], "--tty", ""),
+        ("hyperv", &["-e", "A=1", "box.iso"], "--env", ""),
+        ("hyperv", &["box.iso", "--", "ls"], "arguments", ""),
+        (
+            "qemu",
+            &["--networking=bridge,External Switch", "box.yml"],
+            "\"External Switch\"",
+            "bridge",
+        ),
         ("xen", &["box.yml"], "xen", "firecracker"),
     ] {
         let all = [&["run", "--vmm", vmm][..], args].concat();
@@ -444,14 +468,26 @@ fn a_medium_is_refused_before_anything_is_made() {
 #[test]
 fn hyper_v_gets_a_script() {
     let space = Space::new();
-    let args = ["run", "--vmm", "hyperv", "--mem", "2048", "it's-efi.iso"];
-    let said = space.kiln(&args);
+    let machine = ["run", "--vmm", "hyperv", "--mem", "2048"];
+    let switch = ["--networking", "bridge,External Switch"];
+    let disks = [
+        "--disk",
+        "size=1G",
+        "--disk",
+        "D:\\a.VHDX",
+        "--iso",
+        "it's-efi.iso",
+    ];
+    let said = space.kiln(&[&machine[..], &switch, &disks].concat());
     assert_eq!(said.code, Some(0), "{}", said.stderr);
     let script = String::from_utf8(said.stdout).unwrap();
     for line in [
         "$name = 'it''s'\n",
         "-LiteralPath 'it''s-efi.iso')",
         " 2048MB ",
+        "$wanted = 'External Switch'\n",
+        "'it''s-disk.vhdx'",
+        "'D:\\a.VHDX'",
     ] {
         assert!(script.contains(line), "{script}");
     }

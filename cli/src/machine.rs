@@ -70,7 +70,7 @@ pub(crate) enum Networking {
     User,
     /// An interface of this machine, which is there.
     Tap(String),
-    /// A bridge of this machine, by QEMU's own helper.
+    /// A bridge of this machine, by QEMU's own helper; for Hyper-V a switch, whose name may be anything.
     Bridge(String),
     /// There is no card.
     None,
@@ -80,15 +80,14 @@ impl FromStr for Networking {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let name = |name: &str| match is_interface(name) {
-            true => Ok(name.to_owned()),
-            false => Err(format!("\"{name}\" is not the name of an interface")),
-        };
+        let is_bridge =
+            |name: &str| !name.is_empty() && !name.contains(|c: char| c == ',' || c.is_control());
         match text.split_once(',') {
             None if text == "user" => Ok(Self::User),
             None if text == "none" => Ok(Self::None),
-            Some(("tap", interface)) => name(interface).map(Self::Tap),
-            Some(("bridge", bridge)) => name(bridge).map(Self::Bridge),
+            Some(("tap", name)) if is_interface(name) => Ok(Self::Tap(name.to_owned())),
+            Some(("tap", name)) => Err(format!("\"{name}\" is not the name of an interface")),
+            Some(("bridge", name)) if is_bridge(name) => Ok(Self::Bridge(name.to_owned())),
             _ => Err("expected user, none, tap,INTERFACE or bridge,BRIDGE".to_owned()),
         }
     }
@@ -96,7 +95,7 @@ impl FromStr for Networking {
 
 /// Returns whether an interface can have this name (`dev_valid_name` of Linux, without what QEMU's
 /// options could not hold).
-fn is_interface(name: &str) -> bool {
+pub(crate) fn is_interface(name: &str) -> bool {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.@".contains(&byte);
     (1..=15).contains(&name.len()) && name.bytes().all(plain)
 }
@@ -326,12 +325,17 @@ mod tests {
         assert_eq!(of("user"), Ok(Networking::User));
         assert_eq!(of("tap,tap0"), Ok(Networking::Tap("tap0".into())));
         assert_eq!(of("bridge,br-lan"), Ok(Networking::Bridge("br-lan".into())));
+        let switch = Networking::Bridge("External Switch".into());
+        assert_eq!(of("bridge,External Switch"), Ok(switch));
         assert_eq!(of("none"), Ok(Networking::None));
         for wrong in [
             "",
             "tap",
             "tap,",
             "bridge",
+            "bridge,",
+            "bridge,a,b",
+            "bridge,a\nb",
             "vmnet",
             "tap,a,b",
             "tap,0123456789abcdef",

@@ -90,35 +90,55 @@ impl Wish {
         }
     }
 
-    /// Returns the image's file and the size it is made with, as written.
-    pub(crate) fn parts(&self) -> (Option<&Path>, Option<u64>) {
-        (self.file.as_deref(), self.size)
+    /// Returns the image's file, as written.
+    pub(crate) fn file(&self) -> Option<&Path> {
+        self.file.as_deref()
     }
 
-    /// Finds the disk, or makes it: `index` counts those of the machine from 0.
+    /// Returns the size in MiB that it is made with, if any.
+    pub(crate) const fn size(&self) -> Option<u64> {
+        self.size
+    }
+
+    /// Returns whether its image has that format, by its name and by what is said of it.
+    pub(crate) fn is_named(&self, format: &str) -> bool {
+        let extension = self.file.as_ref().map(|file| file.extension());
+        let is_named = extension.is_none_or(|e| e.is_some_and(|e| e.eq_ignore_ascii_case(format)));
+        is_named && self.format.as_ref().is_none_or(|said| said == format)
+    }
+
+    /// Finds the disk, or makes it.
     ///
     /// # Errors
     /// When the image is not there and has no size, or cannot be made; with a text that says what
     /// was tried.
     pub(crate) fn make(&self, index: usize, state: &Path) -> Result<Disk, (String, io::Error)> {
-        let number = match index {
-            0 => String::new(),
-            index => index.to_string(),
-        };
-        let own = || state.join(format!("disk{number}.img"));
+        let own = || state.join(own_name(index, "disk", "img"));
         let file = self.file.clone().unwrap_or_else(own);
+        let cannot = |error| (format!("cannot use the disk {}", file.display()), error);
+        // A relative one with a colon would be a protocol to QEMU.
+        let image = std::path::absolute(&file).map_err(cannot)?;
         let format = self.format();
-        if !file.exists() {
+        if !image.exists() {
             let made = match self.size {
                 None => Err(io::Error::other("it is not there; size=1G makes it")),
-                Some(size) => create(&file, &format, size),
+                Some(size) => create(&image, &format, size),
             };
-            made.map_err(|error| (format!("cannot use the disk {}", file.display()), error))?;
+            made.map_err(cannot)?;
         }
-        // A relative one with a colon would be a protocol to QEMU.
-        let file = std::path::absolute(&file)
-            .map_err(|error| (format!("cannot use the disk {}", file.display()), error))?;
-        Ok(Disk { file, format })
+        Ok(Disk {
+            file: image,
+            format,
+        })
+    }
+}
+
+/// Returns the name of a disk that was given none, as LinuxKit has it: `index` counts those of the
+/// machine from 0.
+pub(crate) fn own_name(index: usize, stem: &str, extension: &str) -> String {
+    match index {
+        0 => format!("{stem}.{extension}"),
+        index => format!("{stem}{index}.{extension}"),
     }
 }
 

@@ -177,6 +177,9 @@ const CONSOLE: &str = "    \
     $read = $pipe.ReadAsync($buffer, 0, $buffer.Length)
     $keys = -not [Console]::IsInputRedirected
     if ($keys) { [Console]::TreatControlCAsInput = $true }
+    # What a terminal sends for keys that are no characters, behind ESC [
+    $codes = @{ UpArrow = 'A'; DownArrow = 'B'; RightArrow = 'C'; LeftArrow = 'D'; Home = 'H'; End = 'F'; Insert = '2~'; Delete = '3~'; PageUp = '5~'; PageDown = '6~' }
+    $half = ''
     $over = $false
     while (-not $over) {
         try {
@@ -193,7 +196,15 @@ const CONSOLE: &str = "    \
         while ($keys -and -not $over -and [Console]::KeyAvailable) {
             $key = [Console]::ReadKey($true)
             $over = $key.KeyChar -eq [char]29
-            $typed = [Text.Encoding]::UTF8.GetBytes([string]$key.KeyChar)
+            $code = $codes[[string]$key.Key]
+            if ($code) { $text = -join @([char]27, '[', $code) }
+            elseif ($key.KeyChar -eq [char]8) { $text = [string][char]127 }
+            elseif ($key.KeyChar -eq [char]0) { continue }
+            else { $text = $half + $key.KeyChar }
+            # Half of a character that takes two
+            if ([char]::IsHighSurrogate($key.KeyChar)) { $half = $text; continue }
+            $half = ''
+            $typed = [Text.Encoding]::UTF8.GetBytes($text)
             if (-not $over) { $pipe.Write($typed, 0, $typed.Length) }
         }
     }
@@ -253,6 +264,9 @@ mod tests {
             $read = $pipe.ReadAsync($buffer, 0, $buffer.Length)
             $keys = -not [Console]::IsInputRedirected
             if ($keys) { [Console]::TreatControlCAsInput = $true }
+            # What a terminal sends for keys that are no characters, behind ESC [
+            $codes = @{ UpArrow = 'A'; DownArrow = 'B'; RightArrow = 'C'; LeftArrow = 'D'; Home = 'H'; End = 'F'; Insert = '2~'; Delete = '3~'; PageUp = '5~'; PageDown = '6~' }
+            $half = ''
             $over = $false
             while (-not $over) {
                 try {
@@ -269,7 +283,15 @@ mod tests {
                 while ($keys -and -not $over -and [Console]::KeyAvailable) {
                     $key = [Console]::ReadKey($true)
                     $over = $key.KeyChar -eq [char]29
-                    $typed = [Text.Encoding]::UTF8.GetBytes([string]$key.KeyChar)
+                    $code = $codes[[string]$key.Key]
+                    if ($code) { $text = -join @([char]27, '[', $code) }
+                    elseif ($key.KeyChar -eq [char]8) { $text = [string][char]127 }
+                    elseif ($key.KeyChar -eq [char]0) { continue }
+                    else { $text = $half + $key.KeyChar }
+                    # Half of a character that takes two
+                    if ([char]::IsHighSurrogate($key.KeyChar)) { $half = $text; continue }
+                    $half = ''
+                    $typed = [Text.Encoding]::UTF8.GetBytes($text)
                     if (-not $over) { $pipe.Write($typed, 0, $typed.Length) }
                 }
             }

@@ -5,9 +5,11 @@
 use std::path::Path;
 
 use super::super::print;
-use crate::args::Run;
+use super::what::is_of_images;
+use crate::args::{Accel, Run};
 use crate::failure::Failure;
 use crate::machine::Networking;
+use crate::vm::disk::own_name;
 use crate::vm::hyperv::{HyperV, Medium, Switch, script};
 
 pub(super) fn run(arguments: &Run) -> Result<(), Failure> {
@@ -15,16 +17,11 @@ pub(super) fn run(arguments: &Run) -> Result<(), Failure> {
     let boot = medium(&arguments.system)?;
     let mut disks = Vec::new();
     for (index, disk) in arguments.disk.iter().enumerate() {
-        let number = match index {
-            0 => String::new(),
-            index => index.to_string(),
+        let file = match disk.file() {
+            Some(file) => text(file)?.to_owned(),
+            None => own_name(index, &format!("{}-disk", name(arguments)?), "vhdx"),
         };
-        let (file, size) = disk.parts();
-        disks.push(match file {
-            Some(file) => (text(file)?.to_owned(), size),
-            // As LinuxKit calls it.
-            None => (format!("{}-disk{number}.vhdx", name(arguments)?), size),
-        });
+        disks.push((file, disk.size()));
     }
     let machine = HyperV {
         name: name(arguments)?,
@@ -69,10 +66,36 @@ fn check(arguments: &Run) -> Result<(), Failure> {
             "kiln metadata create makes one, and Add-VMDvdDrive adds it",
         );
     }
-    if arguments.watch {
-        return refused("--watch: the machine is not run here", "leave it out");
+    if arguments.media.is_efi() || !matches!(*arguments.media.kinds(), [] | ["--iso"]) {
+        return refused(
+            "--squashfs, --kernel, --uefi and --fw: Hyper-V boots a medium, by its own UEFI",
+            "leave them out",
+        );
     }
-    Ok(())
+    if arguments.watch
+        || arguments.accel != Accel::Auto
+        || arguments.state.is_some()
+        || arguments.docker.docker
+    {
+        return refused(
+            "--watch, --accel, --state and --docker: the machine is not run here",
+            "leave them out",
+        );
+    }
+    if is_of_images(arguments) {
+        return refused(
+            "arguments, --tty, --env, --env-file, --user, --workdir, --hostname and --entrypoint are for images",
+            "say all that of its services in the description that the medium is made of",
+        );
+    }
+    // New-VHD goes by the name, and generation 2 knows no VHD.
+    match arguments.disk.iter().find(|disk| !disk.is_named("vhdx")) {
+        Some(_) => refused(
+            "--disk: a machine of Hyper-V's generation 2 has disks of the format vhdx alone",
+            "call it FILE.vhdx; qemu-img convert -O vhdx FROM TO makes one of another format",
+        ),
+        None => Ok(()),
+    }
 }
 
 /// Tells what is booted by its name: it may not be there, but on the Windows machine.

@@ -15,7 +15,7 @@ use super::{find_program, missing_program, request};
 use crate::args::{Accel, Run, Vmm};
 use crate::failure::Failure;
 use crate::kvm;
-use crate::machine::{Machine, Model, Networking, model};
+use crate::machine::{Machine, Model, Networking, is_interface, model};
 use crate::vm::kernel::Kernel;
 use crate::vm::monitor::Monitor;
 use crate::vm::place::Place;
@@ -38,7 +38,7 @@ pub(super) fn choose(arguments: &Run, architecture: &str) -> Result<Chosen, Fail
     let no_model = || Failure::usage(format!("kiln boots no {architecture}"), None);
     let model = model(architecture).ok_or_else(no_model)?;
     if monitor == Monitor::Qemu {
-        return qemu(model);
+        return qemu(arguments, model);
     }
     check(arguments, monitor, architecture)?;
     if let Some(trouble) = kvm::missing() {
@@ -79,7 +79,14 @@ const fn monitor(vmm: Vmm) -> Monitor {
     }
 }
 
-fn qemu(model: Model) -> Result<Chosen, Failure> {
+fn qemu(arguments: &Run, model: Model) -> Result<Chosen, Failure> {
+    // A switch of Hyper-V may be called anything.
+    if let Networking::Bridge(name) = &arguments.networking
+        && !is_interface(name)
+    {
+        let message = format!("--networking: \"{name}\" is not the name of a bridge");
+        return Err(Failure::usage(message, None));
+    }
     let program =
         find_program(model.program).ok_or_else(|| missing_program(model.program, model.package))?;
     Ok(Chosen {

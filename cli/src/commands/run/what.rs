@@ -38,18 +38,22 @@ pub(super) enum What {
     Image(String),
 }
 
+/// Returns whether something is said that only images have.
+pub(super) const fn is_of_images(arguments: &Run) -> bool {
+    !arguments.words.is_empty()
+        || !arguments.env.is_empty()
+        || !arguments.env_file.is_empty()
+        || arguments.hostname.is_some()
+        || arguments.user.is_some()
+        || arguments.workdir.is_some()
+        || arguments.entrypoint.is_some()
+        || !arguments.volume.is_empty()
+        || arguments.tty
+}
+
 impl What {
     pub(super) fn of(arguments: &Run) -> Result<Self, Failure> {
         let what = media::find(arguments)?;
-        let is_of_images = !arguments.words.is_empty()
-            || !arguments.env.is_empty()
-            || !arguments.env_file.is_empty()
-            || arguments.hostname.is_some()
-            || arguments.user.is_some()
-            || arguments.workdir.is_some()
-            || arguments.entrypoint.is_some()
-            || !arguments.volume.is_empty()
-            || arguments.tty;
         match &what {
             Self::Image(_) | Self::Outputs { .. } | Self::Medium { .. } if arguments.watch => Err(
                 Failure::usage("--watch is for descriptions", "only they are built"),
@@ -73,7 +77,7 @@ impl What {
                 "of an image it is --volume DIR:PATH",
             )),
             Self::Image(_) => Ok(what),
-            _ if is_of_images => Err(Failure::usage(
+            _ if is_of_images(arguments) => Err(Failure::usage(
                 "arguments, --tty, --env, --env-file, --user, --workdir, --hostname, --volume and --entrypoint are for images",
                 "a description says all that of its services itself",
             )),

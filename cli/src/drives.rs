@@ -102,7 +102,7 @@ mod tests {
     use std::path::Path;
 
     use super::*;
-    use crate::machine::{Networking, model};
+    use crate::machine::model;
     use crate::vm::place::Place;
 
     #[test]
@@ -113,17 +113,11 @@ mod tests {
         };
         let boots = |boot: Boot, firmware: Firmware| {
             let machine = Machine {
-                architecture: "amd64".into(),
                 boot,
                 firmware,
-                memory: 512,
-                cpus: 1,
-                kvm: false,
-                networking: Networking::None,
-                publish: Vec::new(),
                 disks: vec![disk("a,b.img", "raw")],
                 disc: Some("d.iso".into()),
-                shares: 0,
+                ..Machine::plain()
             };
             let place = Place::at(Path::new("/run/a"), "a");
             let arguments = machine.arguments(&model("amd64").unwrap(), &place, false);

@@ -291,6 +291,31 @@ impl fmt::Display for Publish {
 }
 
 #[cfg(test)]
+impl Machine {
+    /// A machine of the plainest kind, for tests to make theirs of.
+    pub(crate) fn plain() -> Self {
+        Self {
+            architecture: "amd64".into(),
+            boot: Boot::Kernel {
+                kernel: "box-kernel".into(),
+                initrd: Some("box-initrd.img".into()),
+                cmdline: "console=ttyS0".into(),
+                root: None,
+            },
+            firmware: Firmware::default(),
+            memory: 512,
+            cpus: 2,
+            kvm: true,
+            networking: Networking::None,
+            publish: Vec::new(),
+            disks: Vec::new(),
+            disc: None,
+            shares: 0,
+        }
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use super::*;
 
@@ -347,22 +372,16 @@ mod tests {
     #[test]
     fn a_machine_is_a_command_line() {
         let machine = Machine {
-            architecture: "amd64".into(),
             boot: Boot::Kernel {
                 kernel: "a,b-kernel".into(),
                 initrd: Some("a,b-initrd.img".into()),
                 cmdline: "console=ttyS0 a,b".into(),
                 root: None,
             },
-            firmware: Firmware::default(),
-            memory: 512,
-            cpus: 2,
             kvm: false,
             networking: Networking::User,
             publish: vec!["8080:80".parse().unwrap(), "53:53/udp".parse().unwrap()],
-            disks: Vec::new(),
-            disc: None,
-            shares: 0,
+            ..Machine::plain()
         };
         let place = Place::at(Path::new("/run/a,b"), "a");
         let arguments = machine.arguments(&model("amd64").unwrap(), &place, true);
@@ -373,16 +392,13 @@ mod tests {
         let end = "-name a -nodefaults -no-user-config -display none -no-reboot";
         assert!(rest.ends_with(end), "{rest}");
         let kvm = Machine {
-            kvm: true,
-            networking: Networking::None,
-            publish: Vec::new(),
             disks: vec![Disk {
                 file: "a,b.img".into(),
                 format: "raw".into(),
             }],
             disc: Some("d.iso".into()),
             shares: 1,
-            ..machine
+            ..Machine::plain()
         };
         let arguments = kvm.arguments(&model("arm64").unwrap(), &place, false);
         assert!(arguments.contains(&"host".into()));

@@ -37,7 +37,7 @@ pub(crate) use self::media::Media;
 pub(crate) use self::sbom::{Bill, Form, Sbom};
 use crate::exit;
 use crate::machine::{Networking, Publish};
-use crate::vm::disk::Wish;
+use crate::vm::disk::{Wish, mebibytes};
 use crate::vm::share::Volume;
 
 pub(crate) use metadata::MetadataCommand;
@@ -218,24 +218,11 @@ pub(crate) struct LinuxKit {
     #[arg(long, hide = true)]
     pub(crate) disable_content_trust: bool,
     /// Accepted for LinuxKit's sake: disk images, which it is for, are not made yet
-    #[arg(long, hide = true, value_name = "SIZE", value_parser = size)]
+    #[arg(long, hide = true, value_name = "SIZE", value_parser = mebibytes)]
     pub(crate) size: Option<u64>,
     /// Accepted for LinuxKit's sake: kiln knows by itself what changed
     #[arg(long, hide = true, value_name = "FILE", conflicts_with = "pull")]
     pub(crate) input_tar: Option<PathBuf>,
-}
-
-/// Reads LinuxKit's sizes: `nM`, `nG`, or a bare number of GiB. Returns MiB.
-fn size(text: &str) -> Result<u64, String> {
-    let (number, unit) = match text.strip_suffix('M') {
-        Some(number) => (number, 1),
-        None => (text.strip_suffix('G').unwrap_or(text), 1024),
-    };
-    let size = number
-        .parse::<u64>()
-        .ok()
-        .and_then(|number| number.checked_mul(unit));
-    size.ok_or_else(|| "a size is written 512M, 4G or 4 (GiB)".to_owned())
 }
 
 /// What everything that builds understands.

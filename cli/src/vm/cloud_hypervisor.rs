@@ -9,10 +9,8 @@ use std::path::Path;
 
 use super::kernel::Kernel;
 use super::place::Place;
+use super::vsock::GUEST_CID;
 use crate::machine::{Machine, Networking};
-
-/// The guest's number on its vsock; see [`super::firecracker`].
-const GUEST_CID: u32 = 3;
 
 /// Returns the arguments. The console is a socket when it `has_console`, else only a file.
 pub(crate) fn arguments(
@@ -91,19 +89,13 @@ mod tests {
     #[test]
     fn a_machine_is_a_command_line() {
         let machine = Machine {
-            architecture: "amd64".into(),
             boot: Boot::Kernel {
                 kernel: "a,b-kernel".into(),
                 initrd: Some("a,b-initrd.img".into()),
                 cmdline: "console=ttyS0 a,b".into(),
                 root: None,
             },
-            firmware: crate::firmware::Firmware::default(),
-            memory: 512,
-            cpus: 2,
-            kvm: true,
             networking: Networking::Tap("tap0".into()),
-            publish: Vec::new(),
             disks: vec![
                 Disk {
                     file: "/d/a,b.img".into(),
@@ -114,8 +106,8 @@ mod tests {
                     format: "qcow2".into(),
                 },
             ],
-            disc: None,
             shares: 1,
+            ..Machine::plain()
         };
         let place = Place::at(Path::new("/run/a"), "a");
         let text = |has_console| {

@@ -55,8 +55,11 @@ fn is_word(text: &str) -> bool {
     !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_alphanumeric())
 }
 
-/// Reads a size; without a unit it is in GiB.
-fn mebibytes(text: &str) -> Result<u64, String> {
+/// Reads one of LinuxKit's sizes, which without a unit are in GiB. Returns MiB.
+///
+/// # Errors
+/// When it is none, or nothing has that size.
+pub(crate) fn mebibytes(text: &str) -> Result<u64, String> {
     let (number, unit) = match text.strip_suffix('M') {
         Some(number) => (number, 1),
         None => (text.strip_suffix('G').unwrap_or(text), 1024),

@@ -12,13 +12,11 @@ use serde_json::{Value, json};
 
 use super::kernel::Kernel;
 use super::place::Place;
+use super::vsock::GUEST_CID;
 use crate::machine::{Machine, Networking};
 
 /// Most processors (`MAX_SUPPORTED_VCPUS` of `vmm_config/machine_config.rs`).
 pub(crate) const CPUS_MAX: u16 = 32;
-/// The guest's number on its vsock: the first that is nobody's (vsock(7)). It is seen by no other
-/// machine.
-const GUEST_CID: u32 = 3;
 
 /// Words for the kernel of a machine on x86. A reset by the keyboard controller is what Firecracker
 /// ends at (`docs/api_requests/actions.md`), and it has no other way to power off.
@@ -87,7 +85,6 @@ pub(crate) fn arguments(place: &Place) -> Vec<OsString> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::machine::Boot;
     use crate::vm::disk::Disk;
 
     #[test]
@@ -98,7 +95,7 @@ mod tests {
                 file: "/d/a \"b\".img".into(),
                 format: "raw".into(),
             }],
-            ..machine()
+            ..Machine::plain()
         };
         let place = Place::at(Path::new("/run/a"), "a");
         let config = config(&machine, Kernel::of(&machine.boot).unwrap(), &place).unwrap();
@@ -144,34 +141,12 @@ mod tests {
     fn other_architectures_power_off_by_themselves() {
         let machine = Machine {
             architecture: "arm64".into(),
-            networking: Networking::None,
-            ..machine()
+            ..Machine::plain()
         };
         let place = Place::at(Path::new("/run/a"), "a");
         let config = config(&machine, Kernel::of(&machine.boot).unwrap(), &place).unwrap();
         assert_eq!(config["boot-source"]["boot_args"], "console=ttyS0");
         assert_eq!(config["network-interfaces"], json!([]));
         assert_eq!(config["drives"], json!([]));
-    }
-
-    fn machine() -> Machine {
-        Machine {
-            architecture: "amd64".into(),
-            boot: Boot::Kernel {
-                kernel: "box-kernel".into(),
-                initrd: Some("box-initrd.img".into()),
-                cmdline: "console=ttyS0".into(),
-                root: None,
-            },
-            firmware: crate::firmware::Firmware::default(),
-            memory: 512,
-            cpus: 2,
-            kvm: true,
-            networking: Networking::None,
-            publish: Vec::new(),
-            disks: Vec::new(),
-            disc: None,
-            shares: 0,
-        }
     }
 }

@@ -9,6 +9,8 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+/// A guest's number on its vsock: the first that is nobody's (vsock(7)). It is seen by no other machine.
+pub(crate) const GUEST_CID: u32 = 3;
 /// Where kiln-init listens (`VSOCK_PORT` of `guest/src/session.rs`).
 const PORT: u32 = 1010;
 /// A monitor says at once that nobody listens, once the guest has the driver. Before that it may say

@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 
 use super::super::{build, request};
 use super::vmm;
-use crate::args::{Common, Run};
+use crate::args::{Common, Run, Vmm};
 use crate::failure::Failure;
 use crate::machine::Networking;
 use crate::ui::printer::Printer;
@@ -57,14 +57,16 @@ fn modules(arguments: &Run) -> Vec<&'static str> {
 
 /// Returns the kernel's command line. QEMU's user network is always the same one
 /// (docs/system/devices/net): to ask by DHCP takes longer.
-fn cmdline(networking: &Networking, architecture: &str) -> String {
+fn cmdline(networking: &Networking, architecture: &str, vmm: Vmm) -> String {
     let network = match networking {
         Networking::User => "kiln.net=wait ip=10.0.2.15::10.0.2.2:255.255.255.0::eth0:off:10.0.2.3",
         Networking::Tap(_) | Networking::Bridge(_) => "kiln.net=wait",
         Networking::None => "kiln.net=off",
     };
-    let console = match architecture {
-        "arm64" => "ttyAMA0",
+    let console = match (architecture, vmm) {
+        // An ns16550a (`src/vmm/src/arch/aarch64/fdt.rs`); the others have a PL011.
+        ("arm64", Vmm::Firecracker) => "ttyS0",
+        ("arm64", _) => "ttyAMA0",
         _ => "ttyS0",
     };
     format!("console={console} quiet panic=-1 {network}")
@@ -142,7 +144,7 @@ fn description(
         "kernel": {
             "debian": {"packages": [kernel_package(architecture)]},
             "modules": modules(arguments),
-            "cmdline": cmdline(&arguments.networking, architecture),
+            "cmdline": cmdline(&arguments.networking, architecture, arguments.vmm),
         },
         "init": ["kiln"],
         "services": [service(arguments, image, settings)?],
@@ -265,6 +267,19 @@ pub(super) fn hostname(image: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn consoles_are_those_of_the_machine() {
+        for (architecture, vmm, console) in [
+            ("amd64", Vmm::Qemu, "console=ttyS0 "),
+            ("arm64", Vmm::Qemu, "console=ttyAMA0 "),
+            ("arm64", Vmm::CloudHypervisor, "console=ttyAMA0 "),
+            ("arm64", Vmm::Firecracker, "console=ttyS0 "),
+        ] {
+            let words = cmdline(&Networking::None, architecture, vmm);
+            assert!(words.starts_with(console), "{words}");
+        }
+    }
 
     #[test]
     fn host_names_of_images() {

@@ -5,14 +5,25 @@
 //! `option_parser/src/lib.rs`. Version 52 is the first that knows all of them.
 
 use std::ffi::OsString;
+use std::fs::File;
+use std::io::{self, Read};
 use std::path::Path;
 
+use rustix::fs::{CWD, FileType, Mode, mknodat};
+use rustix::process::{Signal, pidfd_send_signal};
+
 use super::kernel::Kernel;
+use super::monitor::process_of;
 use super::place::Place;
 use super::vsock::GUEST_CID;
 use crate::machine::{Machine, Networking};
 
-/// Returns the arguments. The console is a socket when it `has_console`, else only a file.
+/// What an event is called by which a guest is about to boot again (`vm_reboot` of `vmm/src/lib.rs`),
+/// as it stands in JSON (`event_monitor/src/lib.rs`).
+const REBOOTS: &[u8] = b"\"rebooting\"";
+
+/// Returns the arguments. The console is a socket when it `has_console`, else only a file: the machine
+/// is there for one program then, and [`end_at_reboot`] looks after it.
 pub(crate) fn arguments(
     machine: &Machine,
     kernel: Kernel<'_>,
@@ -58,11 +69,39 @@ pub(crate) fn arguments(
         true => format!("socket={}", quoted(&place.console())),
         false => format!("file={}", quoted(&place.console_log())),
     };
+    if !has_console {
+        let events = format!("path={}", quoted(&place.events()));
+        add("--event-monitor", events.into());
+    }
     add("--serial", serial.into());
     add("--console", "off".into());
     let api = format!("path={}", quoted(&place.api()));
     add("--api-socket", api.into());
     arguments
+}
+
+/// Ends a machine at its first reset, which is what panics end in, as other monitors do by themselves.
+/// To be called before it is started; while this process lives.
+///
+/// # Errors
+/// When the pipe for that cannot be made.
+pub(crate) fn end_at_reboot(place: &Place) -> io::Result<()> {
+    let events = place.events();
+    mknodat(CWD, &events, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0)?;
+    // With a writer here it opens at once, and has no end.
+    let mut events = File::options().read(true).write(true).open(events)?;
+    let place = place.clone();
+    std::thread::spawn(move || -> io::Result<()> {
+        let (mut buffer, mut said) = ([0; 4096], Vec::new());
+        while !said.windows(REBOOTS.len()).any(|word| word == REBOOTS) {
+            said.drain(..said.len().saturating_sub(REBOOTS.len()));
+            let count = events.read(&mut buffer)?;
+            said.extend_from_slice(&buffer[..count]);
+        }
+        // It would answer a request when the guest is up again.
+        Ok(pidfd_send_signal(process_of(&place)?, Signal::KILL)?)
+    });
+    Ok(())
 }
 
 /// Returns a path as a value, in quotes as far as it needs them. A quote itself cannot be said:
@@ -121,7 +160,39 @@ mod tests {
             arguments.join(" ")
         };
         insta::assert_snapshot!(text(true), @r#"--kernel a,b-kernel --initramfs a,b-initrd.img --cmdline console=ttyS0 a,b --cpus boot=2 --memory size=512M,shared=on --disk path="/d/a,b.img",image_type=raw --disk path=/d/c.qcow2,image_type=qcow2 --net tap=tap0 --fs tag=virtiofs0,socket=/run/a/share.0 --vsock cid=3,socket=/run/a/vsock.sock --serial socket=/run/a/console.sock --console off --api-socket path=/run/a/api.sock"#);
-        assert!(text(false).contains(" --serial file=/run/a/console.log "));
+        let alone = " --event-monitor path=/run/a/events --serial file=/run/a/console.log ";
+        assert!(text(false).contains(alone), "{}", text(false));
         assert!(!can_say(Path::new("/a\"b")));
+    }
+
+    /// Events as Cloud Hypervisor writes them, by a process that listens where it does.
+    #[test]
+    fn a_machine_that_begins_anew_is_ended() {
+        use std::os::unix::process::ExitStatusExt;
+        let space = tempfile::tempdir().unwrap();
+        let place = Place::at(space.path(), "a");
+        end_at_reboot(&place).unwrap();
+        let script = r#"if True:
+            import socket, sys, time
+            s = socket.socket(socket.AF_UNIX)
+            s.bind(sys.argv[1])
+            s.listen()
+            events = open(sys.argv[2], "w")
+            event = '{\n  "timestamp": {\n    "secs": 3,\n    "nanos": 1\n  },\n  "source": "vm",\n  "event": "%s",\n  "properties": null\n}\n\n'
+            for name in ["booting", "booted", "rebooted"] * 1000:
+                print(event % name, end="", file=events, flush=True)
+            time.sleep(0.3)
+            print("still there", flush=True)
+            print(event % "rebooting", end="", file=events, flush=True)
+            time.sleep(600)
+        "#;
+        let child = std::process::Command::new("python3")
+            .args(["-c", script])
+            .args([place.api(), place.events()])
+            .stdout(std::process::Stdio::piped())
+            .spawn();
+        let output = child.unwrap().wait_with_output().unwrap();
+        assert_eq!(output.stdout, b"still there\n");
+        assert_eq!(output.status.signal(), Some(9));
     }
 }

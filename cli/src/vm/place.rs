@@ -177,6 +177,11 @@ impl Place {
         self.directory.join("console.in")
     }
 
+    /// Returns the pipe in which a monitor says what becomes of the machine.
+    pub(crate) fn events(&self) -> PathBuf {
+        self.directory.join("events")
+    }
+
     /// Returns the console's socket.
     pub(crate) fn console(&self) -> PathBuf {
         self.directory.join("console.sock")

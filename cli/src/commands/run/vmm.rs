@@ -276,11 +276,15 @@ impl Chosen {
                         "its name has a quote; rename it",
                     ));
                 }
+                let kernel = kernel()?;
+                if attaches {
+                    cloud_hypervisor::end_at_reboot(place).map_err(|error| {
+                        let message = format!("cannot make {}", place.events().display());
+                        Failure::failed(message, Some(&error), None)
+                    })?;
+                }
                 Ok(cloud_hypervisor::arguments(
-                    machine,
-                    kernel()?,
-                    place,
-                    !attaches,
+                    machine, kernel, place, !attaches,
                 ))
             }
         }

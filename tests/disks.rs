@@ -80,5 +80,9 @@ fn a_disk_is_formatted_once_and_kept_and_data_comes_along() {
         2,
         "--networking user",
     );
-    refused(&["--virtiofs", "missing"], 1, "cannot share missing");
+    // A colon makes no protocol of a name.
+    let colon = ["--disk", "a:b.qcow2,size=1M", "--virtiofs", "missing"];
+    refused(&colon, 1, "cannot share missing");
+    let image = std::fs::read(space.path("a:b.qcow2")).unwrap();
+    assert!(image.starts_with(b"QFI\xfb"));
 }

@@ -73,6 +73,9 @@ impl Monitor {
     /// # Errors
     /// When it does not answer, or refuses.
     pub(crate) fn ask(self, place: &Place, what: Ask) -> io::Result<()> {
+        if !place.is_there() {
+            return Err(io::ErrorKind::NotFound.into());
+        }
         let api = place.api();
         let asked = match (self, what) {
             (Self::Qemu, _) => qmp::ask(&place.qmp(), what),
@@ -143,6 +146,9 @@ impl Monitor {
 /// # Errors
 /// When there is none.
 pub(crate) fn process_of(place: &Place) -> io::Result<OwnedFd> {
+    if !place.is_there() {
+        return Err(io::ErrorKind::NotFound.into());
+    }
     let own = [place.qmp(), place.api()];
     let ports = (0..PORTS).map(|number| place.port(number));
     let mut all = own.into_iter().chain(ports);
@@ -243,6 +249,24 @@ mod tests {
             monitor.end(&place).unwrap();
             assert!(monitor.ask(&place, Ask::Quit).is_err());
         }
+    }
+
+    /// A machine that has the name by now is nobody's to end who meant the one before.
+    #[test]
+    fn another_machine_of_that_name_is_left_alone() {
+        let space = tempfile::tempdir().unwrap();
+        let directory = space.path().join("a");
+        std::fs::create_dir(&directory).unwrap();
+        let first = Place::at(&directory, "a");
+        std::fs::remove_dir(&directory).unwrap();
+        std::fs::create_dir(&directory).unwrap();
+        let second = Place::at(&directory, "a");
+        let mut child = listen(&second, &second.api());
+        Monitor::Firecracker.end(&first).unwrap();
+        assert!(Monitor::Firecracker.ask(&first, Ask::Quit).is_err());
+        assert!(child.try_wait().unwrap().is_none());
+        Monitor::Firecracker.end(&second).unwrap();
+        child.wait().unwrap();
     }
 
     #[test]

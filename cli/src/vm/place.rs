@@ -220,7 +220,7 @@ impl Place {
     }
 
     /// Returns whether its directory is still the one at its path.
-    fn is_there(&self) -> bool {
+    pub(crate) fn is_there(&self) -> bool {
         let itself = self.itself.as_ref().and_then(|file| file.metadata().ok());
         let itself = itself.zip(fs::symlink_metadata(&self.directory).ok());
         itself.is_some_and(|(a, b)| (a.dev(), a.ino()) == (b.dev(), b.ino()))

@@ -31,6 +31,7 @@ mod platforms;
 mod push;
 mod registry;
 mod replace;
+mod run;
 mod sbom;
 mod schema;
 mod vm;

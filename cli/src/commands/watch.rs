@@ -55,10 +55,7 @@ pub(super) fn start(built: &Built, place: &Place, printer: Printer) {
         mistake: None,
     };
     std::thread::spawn(move || {
-        // Nothing can be replaced before it is there.
-        while !watcher.is_up() {
-            std::thread::sleep(LOOK_EVERY);
-        }
+        watcher.wait();
         loop {
             watcher.look();
             std::thread::sleep(LOOK_EVERY);
@@ -67,13 +64,24 @@ pub(super) fn start(built: &Built, place: &Place, printer: Printer) {
 }
 
 impl Watcher {
-    /// Returns whether the machine knows its services.
-    fn is_up(&self) -> bool {
-        let knows = |state: &ServiceState| {
+    /// Waits until the machine knows its services: nothing can be replaced before it is there.
+    fn wait(&self) {
+        let mut told = false;
+        while let Err(failure) = self.ask() {
+            std::thread::sleep(LOOK_EVERY);
+            // Said once, and not of a machine that has ended in the meantime.
+            if !told && self.place.is_alive() {
+                super::report(&failure, self.printer);
+                told = true;
+            }
+        }
+    }
+
+    fn ask(&self) -> Result<(), Failure> {
+        self.running.iter().try_for_each(|state| {
             let replacement = self.replacement(&state.name);
-            replacement.ground(&self.interruption).is_ok()
-        };
-        self.running.iter().all(knows)
+            replacement.ground(&self.interruption).map(drop)
+        })
     }
 
     fn replacement<'a>(&'a self, name: &'a str) -> Replacement<'a> {

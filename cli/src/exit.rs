@@ -11,7 +11,7 @@ pub(crate) const DESCRIPTION: u8 = 3;
 /// Whoever read standard output went away: 128 + SIGPIPE.
 pub(crate) const BROKEN_PIPE: u8 = 141;
 
-/// Returns the code of a run that a signal ended: 130 for SIGINT, 143 for SIGTERM.
+/// Returns the code of a run that a signal ended: 129 for SIGHUP, 130 for SIGINT, 143 for SIGTERM.
 pub(crate) const fn signal(number: u8) -> u8 {
     128 + number
 }
@@ -23,5 +23,5 @@ Exit codes:
   1    the build failed
   2    the command line is wrong
   3    the description (YAML) is wrong
-  130  interrupted (Ctrl-C); 143 when terminated
+  130  interrupted (Ctrl-C); 143 when terminated, 129 when its terminal was closed
   141  the reader of standard output went away";

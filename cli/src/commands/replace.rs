@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
 use kiln_engine::build::{
@@ -24,7 +24,7 @@ use crate::signals::Interruption;
 use crate::ui::printer::Printer;
 use crate::ui::progress::Progress;
 use crate::ui::units;
-use crate::vm::control::{Output, Port};
+use crate::vm::control::{End, Output, Port};
 use crate::vm::place::{Place, Source};
 
 pub(super) fn run(arguments: &Replace, printer: Printer) -> Result<(), Failure> {
@@ -90,10 +90,7 @@ impl Replacement<'_> {
     pub(super) fn ground(&self, interruption: &Interruption) -> Result<Ground, Failure> {
         let (place, name) = (self.place, self.name);
         let words = ["replace", "--ground", name].map(str::to_owned);
-        let mut answer = Vec::new();
-        talk(place, &words, None, interruption, |bytes| {
-            answer.extend_from_slice(bytes);
-        })?;
+        let answer = talk(place, &words, None, interruption)?;
         let answer: Value = serde_json::from_slice(&answer).unwrap_or_default();
         let text = |key: &str| answer[key].as_str().filter(|text| !text.is_empty());
         let Some(directory) = text("directory") else {
@@ -140,7 +137,7 @@ impl Replacement<'_> {
         };
         let (reader, mut writer) = io::pipe().map_err(cannot)?;
         let written = std::thread::spawn(move || bundle.write(&mut writer));
-        let sent = talk(place, &words, Some(reader), interruption, |_| {});
+        let sent = talk(place, &words, Some(reader), interruption).map(drop);
         // Without a reader it ends too.
         match (sent, written.join()) {
             // What the guest says of an archive that broke off is not why.
@@ -188,40 +185,40 @@ fn is_broken_pipe(error: &kiln_engine::build::BuildError) -> bool {
     matches!(error, BuildError::Output { source, .. } if source.kind() == io::ErrorKind::BrokenPipe)
 }
 
-/// Tells kiln-init something; what it answers is taken.
+/// Tells kiln-init something; returns what it answers.
 fn talk(
     place: &Place,
     words: &[String],
     input: Option<io::PipeReader>,
     interruption: &Interruption,
-    mut take: impl FnMut(&[u8]),
-) -> Result<(), Failure> {
+) -> Result<Vec<u8>, Failure> {
     let cannot = |error: io::Error| {
         let message = format!("cannot talk to {}", place.name());
         Failure::failed(message, Some(&error), None)
     };
-    let cancelled = || interruption.flag().load(Ordering::Relaxed);
-    let mut complaint = Vec::new();
+    let (mut answer, mut complaint) = (Vec::new(), Vec::new());
     let mut port = Port::open(place).map_err(cannot)?;
     port.input = input.map(Into::into);
     port.request(words, false).map_err(cannot)?;
-    let status = port.relay_to(false, Some(PATIENCE), cancelled, |output, bytes| {
-        match output {
-            Output::Stdout => take(bytes),
-            Output::Stderr => complaint.extend_from_slice(bytes),
-        }
+    let cancelled = || interruption.has_come();
+    let end = port.relay_to(false, Some(PATIENCE), cancelled, |output, bytes| {
+        let said = match output {
+            Output::Stdout => &mut answer,
+            Output::Stderr => &mut complaint,
+        };
+        said.extend_from_slice(bytes);
         Ok(())
     });
-    match status.map_err(cannot)? {
-        Some(0) => Ok(()),
-        Some(_) => {
+    match end.map_err(cannot)? {
+        End::Status(0) => Ok(answer),
+        End::Status(_) => {
             let complaint = String::from_utf8_lossy(&complaint);
             let (first, rest) = complaint.split_once('\n').unwrap_or((&complaint, ""));
             let hint = Some(rest.trim_end()).filter(|rest| !rest.is_empty());
             Err(Failure::failed(first, None, hint.map(str::to_owned)))
         }
-        None if cancelled() => Err(Failure::with_status(exit::signal(interruption.number()))),
-        None => Err(silent(place)),
+        End::Left => Err(Failure::with_status(exit::signal(interruption.number()))),
+        End::Silence => Err(silent(place)),
     }
 }
 

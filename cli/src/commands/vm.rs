@@ -1,15 +1,15 @@
 //! `kiln vm`: running machines, and what runs in them.
 
 use std::io;
-use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime};
 
 use super::{build, print, replace};
 use crate::args::{Guest, Named, Vm};
+use crate::exit;
 use crate::failure::Failure;
 use crate::ui::printer::Printer;
 use crate::vm::console::{self, Console};
-use crate::vm::control::{self, Port};
+use crate::vm::control::{self, End, Port};
 use crate::vm::monitor::{Ask, Monitor};
 use crate::vm::place::Place;
 use crate::vm::process::POWER_OFF_MAX;
@@ -95,13 +95,16 @@ fn attach(named: &Named, printer: Printer) -> Result<(), Failure> {
         )
     };
     let console = Console::open(place.about().monitor, &place).map_err(cannot)?;
+    let mute = match console.has_input() {
+        true => "",
+        false => ", which hears nothing there",
+    };
     printer.done(
         "Attached",
-        &format!("to {}; Ctrl-] leaves it", place.name()),
+        &format!("to {}{mute}; Ctrl-] leaves it", place.name()),
     );
     let interruption = build::watch_signals()?;
-    let cancelled = || interruption.flag().load(Ordering::Relaxed);
-    console::attach(console, cancelled).map_err(cannot)?;
+    console::attach(console, || interruption.has_come()).map_err(cannot)?;
     Ok(())
 }
 
@@ -178,14 +181,12 @@ fn talk(verb: &str, guest: &Guest) -> Result<(), Failure> {
         port.input = Some(control::stdin().map_err(cannot)?);
     }
     let raw = port.request(&words, wants_terminal).map_err(cannot)?;
-    let cancelled = || interruption.flag().load(Ordering::Relaxed);
+    let cancelled = || interruption.has_come();
     match port.relay(raw, Some(PATIENCE), cancelled).map_err(cannot)? {
-        Some(0) => Ok(()),
-        Some(status) => Err(Failure::with_status(status)),
-        None if cancelled() => Err(Failure::with_status(crate::exit::signal(
-            interruption.number(),
-        ))),
-        None => Err(silent(&place)),
+        End::Status(0) => Ok(()),
+        End::Status(status) => Err(Failure::with_status(status)),
+        End::Left => Err(Failure::with_status(exit::signal(interruption.number()))),
+        End::Silence => Err(silent(&place)),
     }
 }
 

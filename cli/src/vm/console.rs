@@ -1,25 +1,35 @@
 //! A terminal on one side, a machine's console on the other.
 //!
 //! A monitor makes a socket of the console; or it has only its own standard streams for that, and
-//! these are a named pipe and a file, so that whoever comes later can be the console too.
+//! these are a named pipe and a file, so that whoever comes later can be the console too; or only a
+//! file, when nobody was to be the console.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::{CWD, FileType, Mode, OFlags, inotify, mknodat};
 use rustix::io::Errno;
 use rustix::termios::{OptionalActions, Termios, tcgetattr, tcsetattr};
 
+use super::control;
 use super::monitor::{self, Monitor};
 use super::place::Place;
 use crate::ui::printer;
 
 /// Ctrl-], as telnet's and virsh's.
 const ESCAPE: u8 = 0x1d;
+
+/// Typed bytes that wait for a machine to take them.
+const PENDING_BYTES_MAX: usize = 64 << 10;
+
+/// A signal that comes right before we wait is seen after this.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
 
 /// How an attachment ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -58,17 +68,36 @@ impl Drop for Raw {
 /// The console of a machine.
 #[derive(Debug)]
 pub(crate) enum Console {
-    /// As its monitor gives it.
-    Socket(UnixStream),
-    /// A monitor's standard output, and its standard input.
+    /// As its monitor gives it, and what keeps others from it where it is for one at a time.
+    Socket(
+        UnixStream,
+        #[expect(dead_code, reason = "a lock while it lives")] Option<File>,
+    ),
+    /// A file of what it shows, and a pipe to a monitor's standard input if it has one.
     Streams {
         shown: File,
         /// Tells of more in `shown`.
         changes: OwnedFd,
-        input: File,
+        input: Option<File>,
         /// The monitor: a file does not say that nothing more will come.
         monitor: OwnedFd,
     },
+}
+
+/// Tells one socket from another that takes its place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Made(u64, i64, i64);
+
+impl Made {
+    /// Returns it of a machine's console, when that is a socket.
+    pub(crate) fn of(place: &Place) -> Option<Self> {
+        let metadata = std::fs::metadata(place.console()).ok()?;
+        Some(Self(
+            metadata.ino(),
+            metadata.ctime(),
+            metadata.ctime_nsec(),
+        ))
+    }
 }
 
 impl Console {
@@ -87,23 +116,32 @@ impl Console {
     /// Connects to the console of a machine.
     ///
     /// # Errors
-    /// When it is not there.
+    /// When it is not there, or somebody else's.
     pub(crate) fn open(monitor: Monitor, place: &Place) -> io::Result<Self> {
-        if monitor != Monitor::Firecracker {
-            return UnixStream::connect(place.console()).map(Self::Socket);
+        let socket = place.console();
+        if !socket.exists() {
+            return Self::follow(place);
         }
+        // QEMU lets a second one wait until the first has gone, without a word.
+        let claim = match monitor {
+            Monitor::Qemu => Some(control::claim(&socket)?.ok_or_else(taken)?),
+            Monitor::Firecracker | Monitor::CloudHypervisor => None,
+        };
+        let stream = UnixStream::connect(socket)?;
+        // A guest that does not read its console must not keep us.
+        stream.set_nonblocking(true)?;
+        Ok(Self::Socket(stream, claim))
+    }
+
+    fn follow(place: &Place) -> io::Result<Self> {
         let shown = place.console_log();
         let changes =
             inotify::init(inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK)?;
         inotify::add_watch(&changes, &shown, inotify::WatchFlags::MODIFY)?;
-        // A guest that does not read its console must not keep us.
-        let nonblock = OFlags::NONBLOCK.bits().cast_signed();
-        let mut options = OpenOptions::new();
-        options.read(true).write(true).custom_flags(nonblock);
         Ok(Self::Streams {
             shown: File::open(shown)?,
             changes,
-            input: options.open(place.console_input())?,
+            input: input(&place.console_input())?,
             monitor: monitor::process_of(place)?,
         })
     }
@@ -111,7 +149,7 @@ impl Console {
     /// Returns what becomes readable when there is something to show.
     fn changes(&self) -> BorrowedFd<'_> {
         match self {
-            Self::Socket(stream) => stream.as_fd(),
+            Self::Socket(stream, _) => stream.as_fd(),
             Self::Streams { changes, .. } => changes.as_fd(),
         }
     }
@@ -119,20 +157,34 @@ impl Console {
     /// Returns what becomes readable when the machine has ended, if that is another thing.
     fn end(&self) -> Option<BorrowedFd<'_>> {
         match self {
-            Self::Socket(_) => None,
+            Self::Socket(..) => None,
             Self::Streams { monitor, .. } => Some(monitor.as_fd()),
         }
     }
 
-    /// Types; false when the machine is gone.
-    fn write(&mut self, typed: &[u8]) -> bool {
+    /// Returns what becomes writable when the machine takes more, if it takes anything.
+    fn input(&self) -> Option<BorrowedFd<'_>> {
         match self {
-            Self::Socket(stream) => stream.write_all(typed).is_ok(),
-            // What does not fit is lost, as on a serial line.
-            Self::Streams { input, .. } => {
-                let _ = input.write(typed);
-                true
-            }
+            Self::Socket(stream, _) => Some(stream.as_fd()),
+            Self::Streams { input, .. } => input.as_ref().map(AsFd::as_fd),
+        }
+    }
+
+    /// Returns whether anything can be typed.
+    pub(crate) fn has_input(&self) -> bool {
+        self.input().is_some()
+    }
+
+    /// Types what is taken at once; the rest stays.
+    fn write(&self, pending: &mut Vec<u8>) {
+        let written = self
+            .input()
+            .map(|input| rustix::io::retry_on_intr(|| rustix::io::write(input, pending)));
+        match written {
+            Some(Ok(count)) => drop(pending.drain(..count)),
+            Some(Err(Errno::AGAIN)) => {}
+            // It is gone; what it has shown is still to be read.
+            Some(Err(_)) | None => pending.clear(),
         }
     }
 
@@ -140,9 +192,9 @@ impl Console {
     /// machine is gone.
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         match self {
-            Self::Socket(stream) => match stream.read(buffer) {
+            Self::Socket(stream, _) => match stream.read(buffer) {
                 Ok(0) => Err(io::ErrorKind::UnexpectedEof.into()),
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(0),
+                Err(error) if is_nothing(&error) => Ok(0),
                 other => other,
             },
             Self::Streams { shown, changes, .. } => {
@@ -154,7 +206,29 @@ impl Console {
     }
 }
 
-/// Relays until one side ends; `cancelled` is asked whenever a signal has come.
+fn is_nothing(error: &io::Error) -> bool {
+    use io::ErrorKind::{Interrupted, WouldBlock};
+    [Interrupted, WouldBlock].contains(&error.kind())
+}
+
+fn taken() -> io::Error {
+    io::Error::other("another kiln has it, and QEMU's is for one at a time")
+}
+
+/// Opens the pipe to a monitor's standard input, when there is one.
+fn input(path: &Path) -> io::Result<Option<File>> {
+    // As above.
+    let nonblock = OFlags::NONBLOCK.bits().cast_signed();
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).custom_flags(nonblock);
+    match options.open(path) {
+        Ok(input) => Ok(Some(input)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Relays until one side ends, or it is `cancelled`.
 ///
 /// # Errors
 /// When standard output cannot be written.
@@ -164,27 +238,40 @@ pub(crate) fn attach(mut console: Console, cancelled: impl Fn() -> bool) -> io::
     let mut buffer = [0; 16 << 10];
     let mut input_open = true;
     let stdin = io::stdin();
+    let mut pending = Vec::new();
     // Of a file there may be something already.
     let mut has_more = matches!(console, Console::Streams { .. });
     loop {
         if cancelled() {
             return Ok(End::Signal);
         }
-        let input = input_open.then(|| stdin.as_fd());
-        let all = [Some(console.changes()), console.end(), input];
+        // A terminal is always read: it must be possible to leave a machine that takes nothing.
+        let reads = input_open && (pending.is_empty() || is_terminal);
+        let all = [
+            (Some(console.changes()), PollFlags::IN),
+            (console.end(), PollFlags::IN),
+            (reads.then(|| stdin.as_fd()), PollFlags::IN),
+            (
+                console.input().filter(|_| !pending.is_empty()),
+                PollFlags::OUT,
+            ),
+        ];
         let mut fds: Vec<PollFd<'_>> = all
             .iter()
-            .flatten()
-            .map(|fd| PollFd::from_borrowed_fd(*fd, PollFlags::IN))
+            .filter_map(|(fd, flags)| Some(PollFd::from_borrowed_fd((*fd)?, *flags)))
             .collect();
-        let now = rustix::time::Timespec::default();
-        match poll(&mut fds, has_more.then_some(&now)) {
+        let timeout = match has_more {
+            true => Duration::ZERO,
+            false => LOOK_EVERY,
+        };
+        match poll(&mut fds, timeout.try_into().ok().as_ref()) {
             Ok(_) => {}
             Err(Errno::INTR) => continue,
             Err(error) => return Err(error.into()),
         }
         let mut ready = fds.iter().map(|fd| !fd.revents().is_empty());
-        let [changed, ended, typed] = all.map(|fd| fd.is_some() && ready.next() == Some(true));
+        let [changed, ended, typed, _] =
+            all.map(|(fd, _)| fd.is_some() && ready.next() == Some(true));
         if typed {
             let count = rustix::io::read(&stdin, &mut buffer).unwrap_or(0);
             input_open = count > 0;
@@ -192,9 +279,13 @@ pub(crate) fn attach(mut console: Console, cancelled: impl Fn() -> bool) -> io::
             if is_terminal && typed.contains(&ESCAPE) {
                 return Ok(End::Escape);
             }
-            if !console.write(typed) {
-                return Ok(End::Machine);
+            // What is typed beyond that is lost, as on a serial line.
+            if pending.len() < PENDING_BYTES_MAX {
+                pending.extend_from_slice(typed);
             }
+        }
+        if !pending.is_empty() {
+            console.write(&mut pending);
         }
         if changed || has_more {
             let Ok(count) = console.read(&mut buffer) else {

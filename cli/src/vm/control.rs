@@ -5,10 +5,11 @@
 //! `guest/src/session.rs`.
 
 use std::collections::VecDeque;
+use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime};
@@ -35,8 +36,13 @@ const ESCAPE: u8 = 0xff;
 /// Who is asked to end answers within this, or does not understand.
 const SHORT_PATIENCE: Duration = Duration::from_secs(2);
 
-/// After this a request is sent again, until it is answered.
+/// After this a request is sent again, until it is answered. So often signals are looked at, too.
 const ASK_AGAIN: Duration = Duration::from_millis(500);
+
+/// Ctrl-]: three within [`LEAVE_WITHIN`] leave a program that has the terminal, as they leave
+/// systemd-nspawn. One alone is the program's.
+const LEAVE: u8 = 0x1d;
+const LEAVE_WITHIN: Duration = Duration::from_secs(1);
 
 const STDOUT: u8 = 1;
 const STDERR: u8 = 2;
@@ -53,13 +59,24 @@ pub(crate) enum Output {
     Stderr,
 }
 
+/// How a conversation ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum End {
+    /// The command has ended with this.
+    Status(u8),
+    /// The guest did not begin to answer: until it runs kiln-init there is nobody to hear us.
+    Silence,
+    /// A signal, or somebody at the terminal, wanted it to end.
+    Left,
+}
+
 /// What a conversation goes over.
 #[derive(Debug)]
 enum Line {
     /// A virtio port, and what keeps others from it.
     Port(
         UnixStream,
-        #[expect(dead_code, reason = "a lock while it lives")] std::fs::File,
+        #[expect(dead_code, reason = "a lock while it lives")] File,
     ),
     /// The monitor's socket to the guest's vsock: a connection is made when the guest listens.
     Vsock(PathBuf),
@@ -113,9 +130,8 @@ impl Port {
         Ok(terminal.is_some())
     }
 
-    /// Sends the command and relays to the standard streams until it has ended; returns its exit
-    /// status, or none when the guest did not begin to answer in `patience`: until it runs kiln-init
-    /// there is nobody to hear it.
+    /// Sends the command and relays to the standard streams until it has ended, or was not answered
+    /// in `patience`. A terminal is made `raw` when it is answered: until then Ctrl-C is a signal.
     ///
     /// # Errors
     /// When the machine is gone, hangs up in the middle, or talks nonsense.
@@ -124,7 +140,7 @@ impl Port {
         raw: bool,
         patience: Option<Duration>,
         cancelled: impl Fn() -> bool,
-    ) -> io::Result<Option<u8>> {
+    ) -> io::Result<End> {
         self.relay_to(raw, patience, cancelled, |output, bytes| match output {
             Output::Stdout => {
                 let mut out = io::stdout().lock();
@@ -145,29 +161,29 @@ impl Port {
         patience: Option<Duration>,
         cancelled: impl Fn() -> bool,
         mut take: impl FnMut(Output, &[u8]) -> io::Result<()>,
-    ) -> io::Result<Option<u8>> {
+    ) -> io::Result<End> {
         let resized = Arc::new(AtomicBool::new(false));
         if raw {
             signal_hook::flag::register(signal_hook::consts::SIGWINCH, resized.clone())?;
         }
-        let raw = raw.then(Raw::new).flatten();
+        let (mut terminal, mut leave) = (None, Leave::default());
         let (mut input, mut buffer) = (VecDeque::new(), vec![0; 16 << 10]);
         let mut answered = false;
         let (mut sent, mut taken) = (0_u64, 0_u64);
-        let mut typed: Vec<u8> = Vec::new();
+        let mut typed = self.request.clone();
         let began = Instant::now();
         let mut stream = match &self.line {
             Line::Port(stream, _) => stream.try_clone()?,
             Line::Vsock(socket) => match vsock::connect(socket, patience, &cancelled)? {
                 Some(stream) => stream,
-                None => return Ok(None),
+                None if cancelled() => return Ok(End::Left),
+                None => return Ok(End::Silence),
             },
         };
-        stream.write_all(&self.request)?;
         let mut asked = Instant::now();
         loop {
             if cancelled() {
-                return Ok(None);
+                return Ok(End::Left);
             }
             if resized.swap(false, Ordering::Relaxed)
                 && let Ok(size) = tcgetwinsize(io::stdin())
@@ -176,23 +192,26 @@ impl Port {
                 typed.extend(escaped(&frame(WINDOW, &size)));
             }
             if !answered && patience.is_some_and(|patience| began.elapsed() > patience) {
-                return Ok(None);
+                return Ok(End::Silence);
             }
             if !answered && asked.elapsed() >= ASK_AGAIN && typed.is_empty() {
                 typed.extend(&self.request);
                 asked = Instant::now();
             }
-            let left = (!answered).then_some(ASK_AGAIN);
             // What is typed waits here until it is taken, and meanwhile answers are read: a program
             // may have to write before it reads on.
             let mut wants = PollFlags::IN;
             wants.set(PollFlags::OUT, !typed.is_empty());
             let mut fds = vec![PollFd::new(&stream, wants)];
             let room = usize::try_from(WINDOW_BYTES - (sent - taken)).unwrap_or(0);
-            if let (Some(input), true) = (&self.input, answered && typed.is_empty() && room > 0) {
+            // A terminal is always read: it must be possible to leave a guest that takes nothing.
+            let has_room = typed.is_empty() && room > 0;
+            let reads = answered && (has_room || terminal.is_some());
+            if let (Some(input), true) = (&self.input, reads) {
                 fds.push(PollFd::new(input, PollFlags::IN));
             }
-            let timeout = left.and_then(|left| left.try_into().ok());
+            // A signal may come right before.
+            let timeout = ASK_AGAIN.try_into().ok();
             match poll(&mut fds, timeout.as_ref()) {
                 Ok(_) => {}
                 Err(Errno::INTR) => continue,
@@ -201,10 +220,20 @@ impl Port {
             let ready: Vec<bool> = fds.iter().map(|fd| !fd.revents().is_empty()).collect();
             let answers = fds[0].revents().intersects(!PollFlags::OUT);
             if let (Some(input), Some(true)) = (&self.input, ready.get(1)) {
-                let room = room.min(buffer.len());
-                let count = rustix::io::read(input, &mut buffer[..room]).unwrap_or(0);
-                typed.extend(escaped(&frame(STDIN, &buffer[..count])));
-                sent += count as u64;
+                let most = match terminal {
+                    Some(_) => buffer.len(),
+                    None => room.min(buffer.len()),
+                };
+                let count = rustix::io::read(input, &mut buffer[..most]).unwrap_or(0);
+                if terminal.is_some() && leave.hears(&buffer[..count]) {
+                    return Ok(End::Left);
+                }
+                // What is typed beyond that is lost. An empty frame would be the end.
+                let kept = count.min(room);
+                if kept > 0 || count == 0 {
+                    typed.extend(escaped(&frame(STDIN, &buffer[..kept])));
+                    sent += kept as u64;
+                }
                 if count == 0 {
                     self.input = None;
                 }
@@ -237,15 +266,20 @@ impl Port {
                 };
                 input.drain(..at + begin.len());
                 answered = true;
+                terminal = raw.then(Raw::new).flatten();
             }
             while let Some((kind, bytes)) = take_frame(&mut input)? {
                 match kind {
                     STDOUT => take(Output::Stdout, &bytes)?,
                     STDERR => take(Output::Stderr, &bytes)?,
-                    TAKEN => taken = bytes.try_into().map_or(taken, u64::from_le_bytes).min(sent),
+                    // It does not become less, whatever the guest says.
+                    TAKEN => {
+                        let now = bytes.try_into().map_or(taken, u64::from_le_bytes);
+                        taken = taken.max(now).min(sent);
+                    }
                     END => {
-                        drop(raw);
-                        return Ok(Some(bytes.first().copied().unwrap_or(u8::MAX)));
+                        let status = bytes.first().copied().unwrap_or(u8::MAX);
+                        return Ok(End::Status(status));
                     }
                     _ => {}
                 }
@@ -254,14 +288,38 @@ impl Port {
     }
 }
 
+/// Listens for the keys that leave a program.
+#[derive(Debug, Default)]
+struct Leave {
+    count: u8,
+    began: Option<Instant>,
+}
+
+impl Leave {
+    /// Returns whether these are, with those before, the keys.
+    fn hears(&mut self, typed: &[u8]) -> bool {
+        for byte in typed {
+            let in_time = |began: Instant| began.elapsed() <= LEAVE_WITHIN;
+            if *byte != LEAVE || !self.began.is_some_and(in_time) {
+                *self = Self::default();
+            }
+            if *byte == LEAVE {
+                self.began.get_or_insert_with(Instant::now);
+                self.count += 1;
+            }
+            if self.count == 3 {
+                return true;
+            }
+        }
+        false
+    }
+}
+
 /// Takes the first virtio port that nobody uses.
 fn free_port(place: &Place) -> io::Result<Line> {
     for number in 0..PORTS {
         let path = place.port(number);
-        let mut claim = path.clone().into_os_string();
-        claim.push(".lock");
-        let claim = std::fs::File::create(claim)?;
-        if claim.try_lock().is_ok() {
+        if let Some(claim) = claim(&path)? {
             return Ok(Line::Port(UnixStream::connect(&path)?, claim));
         }
     }
@@ -270,19 +328,35 @@ fn free_port(place: &Place) -> io::Result<Line> {
     )))
 }
 
+/// Keeps others of us from a socket that has one client at a time, while what it returns lives; none
+/// when another has it.
+pub(super) fn claim(socket: &Path) -> io::Result<Option<File>> {
+    let mut lock = socket.to_owned().into_os_string();
+    lock.push(".lock");
+    let lock = File::create(lock)?;
+    Ok(lock.try_lock().is_ok().then_some(lock))
+}
+
 /// Returns this process's standard input, for a command.
 pub(crate) fn stdin() -> io::Result<OwnedFd> {
     Ok(rustix::io::fcntl_dupfd_cloexec(io::stdin(), 3)?)
 }
 
-/// Asks kiln-init to power off; false when it does not answer at once.
+/// Asks kiln-init to power off; false when it does not say yes at once.
 pub(crate) fn power_off(place: &Place) -> bool {
-    let ask = || -> io::Result<Option<u8>> {
+    let began = Instant::now();
+    let ask = || -> io::Result<End> {
         let mut port = Port::open(place)?;
         port.request(&["poweroff".to_owned()], false)?;
-        port.relay(false, Some(SHORT_PATIENCE), || false)
+        // Whoever begins to answer may never end.
+        port.relay_to(
+            false,
+            None,
+            || began.elapsed() > SHORT_PATIENCE,
+            |_, _| Ok(()),
+        )
     };
-    matches!(ask(), Ok(Some(0)))
+    matches!(ask(), Ok(End::Status(0)))
 }
 
 /// Returns some number that is another one each time.
@@ -333,22 +407,5 @@ fn take_frame(input: &mut VecDeque<u8>) -> io::Result<Option<(u8, Vec<u8>)>> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn frames_come_out_as_they_went_in() {
-        let mut input = VecDeque::new();
-        for byte in frame(STDOUT, b"hello").into_iter().chain(frame(END, &[7])) {
-            input.push_back(byte);
-        }
-        assert_eq!(
-            take_frame(&mut input).unwrap(),
-            Some((STDOUT, b"hello".to_vec()))
-        );
-        assert_eq!(take_frame(&mut input).unwrap(), Some((END, vec![7])));
-        assert_eq!(take_frame(&mut input).unwrap(), None);
-        input.extend([STDOUT, 0xff, 0xff, 0xff, 0xff]);
-        assert!(take_frame(&mut input).is_err());
-    }
-}
+#[path = "control_tests.rs"]
+mod tests;

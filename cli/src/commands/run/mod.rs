@@ -7,10 +7,9 @@
 use std::env;
 use std::ffi::OsString;
 use std::fs;
-use std::io;
+use std::io::{self, IsTerminal};
 use std::net::{TcpListener, UdpSocket};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::Ordering;
 use std::time::SystemTime;
 
 use rustix::termios::tcgetwinsize;
@@ -25,12 +24,11 @@ use crate::failure::Failure;
 use crate::firmware::Firmware;
 use crate::kvm;
 use crate::machine::{Machine, Networking, Publish};
+use crate::signals::Interruption;
 use crate::ui::printer::Printer;
-use crate::vm::console::{self, Console, End};
-use crate::vm::control::{self, Port};
 use crate::vm::monitor::Monitor;
 use crate::vm::place::{About, Place};
-use crate::vm::process::{POWER_OFF_MAX, Process};
+use crate::vm::process::Process;
 use crate::vm::share::{Shared, Shares};
 
 mod disks;
@@ -38,6 +36,7 @@ mod firmware;
 mod hyperv;
 mod image;
 mod media;
+mod stay;
 mod vmm;
 mod what;
 
@@ -56,6 +55,8 @@ pub(super) fn run(arguments: &Run, printer: Printer) -> Result<(), Failure> {
     }
     let what = What::of(arguments)?;
     chosen.check(&what)?;
+    // From now on until the machine has ended, whoever looks.
+    let interruption = build::watch_signals()?;
     let window = tcgetwinsize(io::stdin()).ok().filter(|_| arguments.tty);
     let (prefix, built) = what.build(arguments, &architecture, printer)?;
     let name = what.name(&prefix);
@@ -115,7 +116,7 @@ pub(super) fn run(arguments: &Run, printer: Printer) -> Result<(), Failure> {
         shares,
         guard,
     };
-    boot(arguments, &system, start, printer)
+    boot(arguments, &system, start, &interruption, printer)
 }
 
 /// What is booted, and where it comes from.
@@ -151,6 +152,7 @@ fn boot(
     arguments: &Run,
     system: &System,
     start: Start<'_>,
+    interruption: &Interruption,
     printer: Printer,
 ) -> Result<(), Failure> {
     let Start {
@@ -179,14 +181,18 @@ fn boot(
     described.map_err(|error| cannot(&error, String::new()))?;
     let mut process = Process::start(monitor, program, quoted, place.clone(), arguments.detach)
         .map_err(|error| cannot(&error, String::new()))?;
+    let cancelled = || interruption.has_come();
     // A machine that waits for its console makes the other sockets afterwards.
     let console = match system.is_console(arguments) {
-        true => process.console().map(Some),
-        false => process.wait_for_sockets().map(|()| None),
+        true => process.console(cancelled).map(Some),
+        false => process.wait_for_sockets(cancelled).map(|()| None),
     };
     let console = console.map_err(|error| {
         process.end(false);
-        cannot(&error, process.complaint())
+        match cancelled() {
+            true => Failure::with_status(exit::signal(interruption.number())),
+            false => cannot(&error, process.complaint()),
+        }
     })?;
     shares.hand_over();
     if arguments.detach {
@@ -194,13 +200,13 @@ fn boot(
         return print(&format!("{}\n", place.name()));
     }
     if system.attaches(arguments) {
-        return attach(&mut process, place, arguments.tty);
+        return stay::attach(&mut process, place, arguments.tty, interruption);
     }
     if let (true, Some(built)) = (arguments.watch, &system.built) {
         watch::start(built, place, printer);
     }
     if let Some(console) = console {
-        stay(&mut process, console, printer)?;
+        stay::stay(&mut process, place, console, interruption, printer)?;
     }
     match process.wait(None) {
         Ok(Some(status)) if status.success() => Ok(()),
@@ -214,82 +220,6 @@ fn boot(
             ))
         }
         Err(error) => Err(cannot(&error, String::new())),
-    }
-}
-
-/// Is the machine's console until one of the two ends.
-fn stay(process: &mut Process, console: Console, printer: Printer) -> Result<(), Failure> {
-    let interruption = build::watch_signals()?;
-    let cancelled = || interruption.flag().load(Ordering::Relaxed);
-    match console::attach(console, cancelled) {
-        Ok(End::Machine) => Ok(()),
-        Ok(End::Escape) => {
-            printer.done("Ending", "the machine");
-            process.end(false);
-            Ok(())
-        }
-        Ok(End::Signal) => {
-            process.end(true);
-            Err(Failure::with_status(exit::signal(interruption.number())))
-        }
-        Err(error) => {
-            process.end(true);
-            match error.kind() {
-                io::ErrorKind::BrokenPipe => Err(Failure::broken_pipe()),
-                _ => Err(Failure::failed("the console", Some(&error), None)),
-            }
-        }
-    }
-}
-
-/// Has the standard streams of the machine's service, and ends as that does.
-fn attach(process: &mut Process, place: &Place, tty: bool) -> Result<(), Failure> {
-    let interruption = build::watch_signals()?;
-    let cancelled = || interruption.flag().load(Ordering::Relaxed);
-    let talk = || -> io::Result<Option<u8>> {
-        let mut port = Port::open(place)?;
-        port.input = Some(control::stdin()?);
-        let words = ["attach", image::SERVICE].map(str::to_owned);
-        let raw = port.request(&words, tty)?;
-        port.relay(raw, None, cancelled)
-    };
-    match talk() {
-        Ok(Some(status)) => {
-            // It syncs its disks, and is gone a moment later.
-            if !matches!(process.wait(Some(POWER_OFF_MAX)), Ok(Some(_))) {
-                process.end(false);
-            }
-            match status {
-                0 => Ok(()),
-                status => Err(Failure::with_status(status)),
-            }
-        }
-        Ok(None) => {
-            process.end(true);
-            Err(Failure::with_status(exit::signal(interruption.number())))
-        }
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {
-            process.end(true);
-            Err(Failure::broken_pipe())
-        }
-        Err(error) => {
-            let console = fs::read(place.console_log()).unwrap_or_default();
-            let console = String::from_utf8_lossy(&console);
-            let last: Vec<&str> = console.lines().rev().take(20).collect();
-            let last: Vec<&str> = last.into_iter().rev().collect();
-            let hint = format!(
-                "{}\nits console said last:\n{}",
-                process.complaint(),
-                last.join("\n")
-            );
-            process.end(false);
-            let message = "the machine ended before its program";
-            Err(Failure::failed(
-                message,
-                Some(&error),
-                Some(hint.trim().to_owned()),
-            ))
-        }
     }
 }
 
@@ -407,6 +337,8 @@ fn announce(machine: &Machine, place: &Place, system: &System, arguments: &Run, 
             },
             match (system.attaches(arguments), arguments.detach) {
                 (_, true) => format!("kiln vm stop {} ends it", place.name()),
+                (true, _) if arguments.tty && io::stdin().is_terminal() =>
+                    "Ctrl-C ends it while it boots, then Ctrl-] three times".to_owned(),
                 (true, _) => "Ctrl-C ends it".to_owned(),
                 (false, _) => "Ctrl-] ends it".to_owned(),
             }

@@ -27,6 +27,9 @@ use crate::ui::units;
 use crate::vm::control::{End, Output, Port};
 use crate::vm::place::{Place, Source};
 
+/// Most that a guest may answer, and most that it may complain, in bytes.
+const SAID_BYTES_MAX: usize = 64 << 10;
+
 pub(super) fn run(arguments: &Replace, printer: Printer) -> Result<(), Failure> {
     let place = find(arguments.vm.as_deref())?;
     let source = place.about().source;
@@ -206,6 +209,10 @@ fn talk(
             Output::Stdout => &mut answer,
             Output::Stderr => &mut complaint,
         };
+        if said.len() + bytes.len() > SAID_BYTES_MAX {
+            let message = format!("it says more than {SAID_BYTES_MAX} bytes");
+            return Err(io::Error::other(message));
+        }
         said.extend_from_slice(bytes);
         Ok(())
     });

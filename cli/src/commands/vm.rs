@@ -128,7 +128,8 @@ fn end(place: &Place, how: Ask) -> Result<(), Failure> {
         return wait_for_end(place);
     }
     let cannot = |error: io::Error| {
-        Failure::failed(format!("cannot end {}", place.name()), Some(&error), None)
+        let hint = (how == Ask::PowerButton).then(|| at_once(place));
+        Failure::failed(format!("cannot end {}", place.name()), Some(&error), hint)
     };
     let monitor = place.about().monitor;
     let asked = match how {
@@ -139,6 +140,10 @@ fn end(place: &Place, how: Ask) -> Result<(), Failure> {
     wait_for_end(place)
 }
 
+fn at_once(place: &Place) -> String {
+    format!("kiln vm rm {} ends it at once", place.name())
+}
+
 fn wait_for_end(place: &Place) -> Result<(), Failure> {
     let began = std::time::Instant::now();
     while place.is_alive() {
@@ -146,7 +151,7 @@ fn wait_for_end(place: &Place) -> Result<(), Failure> {
             return Err(Failure::failed(
                 format!("{} does not end", place.name()),
                 None,
-                Some(format!("kiln vm rm {} ends it at once", place.name())),
+                Some(at_once(place)),
             ));
         }
         std::thread::sleep(Duration::from_millis(20));

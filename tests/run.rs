@@ -55,6 +55,13 @@ all += [(port, listen('control.%d' % n)) for n in range(8)]
 for work, s in all: threading.Thread(target=work, args=[s]).start()
 "#;
 
+/// A virtiofsd that makes its socket and stays.
+const VIRTIOFSD: &str = "#!/bin/sh
+for word in \"$@\"; do
+    case $word in --socket-path=*) : > \"${word#*=}\"; echo $$ > \"$0.pid\"; exec sleep 600;; esac
+done
+";
+
 /// A running `kiln run`; it ends with the test.
 struct Run {
     space: Space,
@@ -65,8 +72,10 @@ impl Run {
     fn start(space: Space, manner: &str, args: &[&str]) -> Self {
         fs::create_dir_all(space.path("run")).unwrap();
         space.write("bin/manner", manner);
-        let qemu = space.write("bin/qemu-system-x86_64", QEMU);
-        fs::set_permissions(qemu, fs::Permissions::from_mode(0o755)).unwrap();
+        for (name, text) in [("qemu-system-x86_64", QEMU), ("virtiofsd", VIRTIOFSD)] {
+            let path = space.write(&format!("bin/{name}"), text);
+            fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
+        }
         let path = format!(
             "{}:{}",
             space.path("bin").display(),
@@ -192,20 +201,22 @@ fn a_machine_ends_in_order_when_its_terminal_is_closed() {
 
 #[test]
 fn a_signal_ends_a_monitor_that_does_not_start() {
-    let mut run = Run::of_outputs("no sockets", &[]);
+    let mut run = Run::of_outputs("no sockets", &["--virtiofs", "."]);
     run.until("begun", || run.has("bin/began"));
     let began = Instant::now();
     run.signal(Signal::TERM);
     assert_eq!(run.end(), Some(143), "{}", run.said());
     assert!(began.elapsed() < Duration::from_secs(10));
     assert!(!run.has("run/kiln/box"), "its files are gone");
+    gone(&run, "virtiofsd.pid");
     gone(&run, "began");
 
     // Nor is anything left when kiln is killed.
-    let mut run = Run::of_outputs("no sockets", &[]);
+    let mut run = Run::of_outputs("no sockets", &["--virtiofs", "."]);
     run.until("begun", || run.has("bin/began"));
     run.child.kill().unwrap();
     run.child.wait().unwrap();
+    gone(&run, "virtiofsd.pid");
     gone(&run, "began");
 }
 

@@ -203,7 +203,7 @@ impl Process {
 
 /// Has the kernel end a child when this process ends, even by SIGKILL. It forgets that when the child
 /// runs a program that is setuid or has capabilities (`PR_SET_PDEATHSIG` of prctl(2)).
-fn die_with_us(command: &mut Command) {
+pub(super) fn die_with_us(command: &mut Command) {
     let parent = rustix::process::getpid();
     let bind = move || {
         let signal = Some(rustix::process::Signal::KILL);

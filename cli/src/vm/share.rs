@@ -14,6 +14,7 @@ use std::str::FromStr;
 use std::time::{Duration, Instant};
 
 use super::place::Place;
+use super::process::die_with_us;
 use super::readonly;
 
 /// Where QEMU's packages put it: no place that `PATH` names.
@@ -72,10 +73,14 @@ impl Shares {
     ///
     /// # Errors
     /// When one is none, or cannot be served; with a text that says which.
-    pub(crate) fn start(shared: &[Shared], place: &Place) -> Result<Self, (String, io::Error)> {
+    pub(crate) fn start(
+        shared: &[Shared],
+        place: &Place,
+        detached: bool,
+    ) -> Result<Self, (String, io::Error)> {
         let mut shares = Self::default();
         for (index, (directory, readonly)) in shared.iter().enumerate() {
-            let started = shares.serve(directory, *readonly, place, index);
+            let started = shares.serve(directory, *readonly, place, index, detached);
             started.map_err(|error| (format!("cannot share {}", directory.display()), error))?;
         }
         Ok(shares)
@@ -87,6 +92,7 @@ impl Shares {
         readonly: bool,
         place: &Place,
         index: usize,
+        detached: bool,
     ) -> io::Result<()> {
         let directory = directory.canonicalize()?;
         if !directory.is_dir() {
@@ -115,6 +121,10 @@ impl Shares {
             true if knows_readonly => drop(command.arg("--readonly")),
             true => readonly::confine(&mut command, &directory)?,
             false => {}
+        }
+        // Last: a change of credentials has the kernel forget it.
+        if !detached {
+            die_with_us(&mut command);
         }
         let mut child = command.spawn().map_err(|error| match readonly {
             true if !knows_readonly => io::Error::other(format!(

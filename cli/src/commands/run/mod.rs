@@ -108,7 +108,7 @@ pub(super) fn run(arguments: &Run, printer: Printer) -> Result<(), Failure> {
     let (is_console, attaches) = (system.is_console(arguments), system.attaches(arguments));
     let quoted = chosen.arguments(&machine, &place, is_console, attaches)?;
     announce(&machine, &place, &system, arguments, printer);
-    let shares = Shares::start(&shared, &place)
+    let shares = Shares::start(&shared, &place, arguments.detach)
         .map_err(|(message, error)| Failure::failed(message, Some(&error), None))?;
     let start = Start {
         chosen: &chosen,

@@ -189,8 +189,11 @@ impl Machine {
             let path = escaped(path);
             format!("socket,id={id},path={path},server=on,{rest}").into()
         };
-        let wait = if waits { "wait=on" } else { "wait=off" };
-        let console = format!("{wait},logfile={}", escaped(&place.console_log()));
+        // Whoever is the console sees it all.
+        let console = match waits {
+            true => "wait=on".to_owned(),
+            false => format!("wait=off,logfile={}", escaped(&place.console_log())),
+        };
         add("-chardev", socket("console", &place.console(), &console));
         add("-serial", "chardev:console".into());
         add("-chardev", socket("qmp", &place.qmp(), "wait=off"));
@@ -388,7 +391,7 @@ mod tests {
         let arguments: Vec<_> = arguments.iter().map(|a| a.to_str().unwrap()).collect();
         let text = arguments.join(" ");
         let (text, rest) = text.split_once(" -chardev socket,id=control1,").unwrap();
-        insta::assert_snapshot!(text, @"-machine q35 -accel tcg -cpu max,la57=off -smp 2 -m 512M -kernel a,b-kernel -initrd a,b-initrd.img -append console=ttyS0 a,b -netdev user,id=net0,hostfwd=tcp:127.0.0.1:8080-:80,hostfwd=udp:127.0.0.1:53-:53 -device virtio-net-pci,netdev=net0,romfile= -device virtio-rng-pci -chardev socket,id=console,path=/run/a,,b/console.sock,server=on,wait=on,logfile=/run/a,,b/console.log -serial chardev:console -chardev socket,id=qmp,path=/run/a,,b/qmp.sock,server=on,wait=off -mon chardev=qmp,mode=control -device virtio-serial-pci,max_ports=9 -chardev socket,id=control0,path=/run/a,,b/control.0,server=on,wait=off -device virtserialport,chardev=control0,name=kiln.control.0");
+        insta::assert_snapshot!(text, @"-machine q35 -accel tcg -cpu max,la57=off -smp 2 -m 512M -kernel a,b-kernel -initrd a,b-initrd.img -append console=ttyS0 a,b -netdev user,id=net0,hostfwd=tcp:127.0.0.1:8080-:80,hostfwd=udp:127.0.0.1:53-:53 -device virtio-net-pci,netdev=net0,romfile= -device virtio-rng-pci -chardev socket,id=console,path=/run/a,,b/console.sock,server=on,wait=on -serial chardev:console -chardev socket,id=qmp,path=/run/a,,b/qmp.sock,server=on,wait=off -mon chardev=qmp,mode=control -device virtio-serial-pci,max_ports=9 -chardev socket,id=control0,path=/run/a,,b/control.0,server=on,wait=off -device virtserialport,chardev=control0,name=kiln.control.0");
         let end = "-name a -nodefaults -no-user-config -display none -no-reboot";
         assert!(rest.ends_with(end), "{rest}");
         let kvm = Machine {
@@ -406,6 +409,7 @@ mod tests {
         let text = arguments.join(" ");
         assert!(!text.contains("net0"), "{text}");
         for part in [
+            "console.sock,server=on,wait=off,logfile=/run/a,,b/console.log ",
             "-device virtio-scsi-pci -drive file=a,,b.img,if=none,id=disk0,format=raw -device scsi-hd,drive=disk0",
             "-object memory-backend-memfd,id=mem,size=512M,share=on -numa node,memdev=mem -chardev socket,id=share0,path=/run/a,,b/share.0 -device vhost-user-fs-pci,chardev=share0,tag=virtiofs0",
             "-drive file=d.iso,if=none,id=disc0,format=raw,media=cdrom,readonly=on -device scsi-cd,drive=disc0 ",

@@ -17,9 +17,9 @@ use rustix::fs::{CWD, FileType, Mode, OFlags, inotify, mknodat};
 use rustix::io::Errno;
 use rustix::termios::{OptionalActions, Termios, tcgetattr, tcsetattr};
 
-use super::control;
 use super::monitor::{self, Monitor};
 use super::place::Place;
+use super::{control, log};
 use crate::ui::printer;
 
 /// Ctrl-], as telnet's and virsh's.
@@ -200,6 +200,7 @@ impl Console {
             Self::Streams { shown, changes, .. } => {
                 // The events say nothing that reading does not.
                 let _ = rustix::io::read(changes, &mut buffer[..]);
+                log::skip_hole(shown)?;
                 shown.read(buffer)
             }
         }

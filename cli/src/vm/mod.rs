@@ -8,6 +8,7 @@ pub(crate) mod disk;
 pub(crate) mod firecracker;
 pub(crate) mod hyperv;
 pub(crate) mod kernel;
+pub(crate) mod log;
 pub(crate) mod monitor;
 pub(crate) mod place;
 pub(crate) mod process;

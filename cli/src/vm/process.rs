@@ -1,7 +1,7 @@
 //! A monitor of ours: started, attached to, ended.
 
 use std::ffi::OsString;
-use std::fs::{self, File};
+use std::fs::File;
 use std::io;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
@@ -10,9 +10,9 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use super::console::{Console, Made};
-use super::control;
 use super::monitor::{Ask, Monitor};
 use super::place::{PORTS, Place};
+use super::{control, log};
 use crate::ui::printer::Printer;
 
 /// It makes its sockets at once, or has something to say.
@@ -158,7 +158,7 @@ impl Process {
 
     /// Returns what it has said itself.
     pub(crate) fn complaint(&self) -> String {
-        let text = fs::read_to_string(self.place.monitor_log()).unwrap_or_default();
+        let text = log::tail(&self.place.monitor_log());
         let lines = text
             .lines()
             .filter(|line| !line.contains("waiting for connection"));

@@ -26,6 +26,7 @@ use crate::kvm;
 use crate::machine::{Machine, Networking, Publish};
 use crate::signals::Interruption;
 use crate::ui::printer::Printer;
+use crate::vm::log;
 use crate::vm::monitor::Monitor;
 use crate::vm::place::{About, Place};
 use crate::vm::process::Process;
@@ -199,6 +200,11 @@ fn boot(
         std::mem::forget(guard);
         return print(&format!("{}\n", place.name()));
     }
+    log::keep_short(vec![
+        place.console_log(),
+        place.monitor_log(),
+        place.notes(),
+    ]);
     if system.attaches(arguments) {
         return stay::attach(&mut process, place, arguments.tty, interruption);
     }

@@ -2,7 +2,6 @@
 //!
 //! Enters: a machine that has begun. Leaves: what `kiln run` ends with; the machine has ended then.
 
-use std::fs;
 use std::io;
 
 use super::image;
@@ -12,6 +11,7 @@ use crate::signals::Interruption;
 use crate::ui::printer::Printer;
 use crate::vm::console::{self, Console, End, Made};
 use crate::vm::control::{self, Port};
+use crate::vm::log;
 use crate::vm::place::Place;
 use crate::vm::process::{POWER_OFF_MAX, Process};
 
@@ -91,8 +91,7 @@ pub(super) fn attach(
             Err(Failure::broken_pipe())
         }
         Err(error) => {
-            let console = fs::read(place.console_log()).unwrap_or_default();
-            let console = String::from_utf8_lossy(&console);
+            let console = log::tail(&place.console_log());
             let last: Vec<&str> = console.lines().rev().take(20).collect();
             let last: Vec<&str> = last.into_iter().rev().collect();
             let hint = format!(

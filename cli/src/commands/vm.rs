@@ -10,7 +10,7 @@ use crate::failure::Failure;
 use crate::ui::printer::Printer;
 use crate::vm::console::{self, Console};
 use crate::vm::control::{self, End, Port};
-use crate::vm::monitor::{Ask, Monitor};
+use crate::vm::monitor::Ask;
 use crate::vm::place::Place;
 use crate::vm::process::POWER_OFF_MAX;
 
@@ -197,22 +197,12 @@ fn talk(verb: &str, guest: &Guest) -> Result<(), Failure> {
 
 /// Nobody has answered.
 pub(super) fn silent(place: &Place) -> Failure {
+    let [bus, line] = place.about().monitor.modules();
     Failure::failed(
         format!("{} does not answer", place.name()),
         None,
-        Some(
-            match place.about().monitor {
-                Monitor::Qemu => {
-                    "kiln-init answers (init: [kiln]) when the modules virtio_pci and virtio_console are there"
-                }
-                Monitor::Firecracker => {
-                    "kiln-init answers (init: [kiln]) when the modules virtio_mmio and vmw_vsock_virtio_transport are there"
-                }
-                Monitor::CloudHypervisor => {
-                    "kiln-init answers (init: [kiln]) when the modules virtio_pci and vmw_vsock_virtio_transport are there"
-                }
-            }
-            .to_owned(),
-        ),
+        Some(format!(
+            "kiln-init answers (init: [kiln]) when the modules {bus} and {line} are there"
+        )),
     )
 }

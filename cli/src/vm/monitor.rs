@@ -52,6 +52,16 @@ impl Monitor {
         }
     }
 
+    /// Returns the modules with which a guest has its bus, and hears `kiln vm`.
+    pub(crate) const fn modules(self) -> [&'static str; 2] {
+        match self {
+            Self::Qemu => ["virtio_pci", "virtio_console"],
+            // Its devices are on no bus but announced by ACPI (`device_manager/mmio.rs`: LNRO0005).
+            Self::Firecracker => ["virtio_mmio", "vmw_vsock_virtio_transport"],
+            Self::CloudHypervisor => ["virtio_pci", "vmw_vsock_virtio_transport"],
+        }
+    }
+
     /// Returns its name, for files and flags.
     pub(crate) const fn word(self) -> &'static str {
         match self {

@@ -51,7 +51,7 @@ const SHARES: &str = "virtiofs";
 
 fn modules(arguments: &Run) -> Vec<&'static str> {
     let shares = (!arguments.volume.is_empty()).then_some(SHARES);
-    let of_monitor = vmm::modules(arguments.vmm).iter().copied();
+    let of_monitor = vmm::modules(arguments.vmm).into_iter();
     of_monitor.chain(MODULES).chain(shares).collect()
 }
 

@@ -203,13 +203,8 @@ pub(super) fn shape(request: &mut Request, arguments: &Run) {
 }
 
 /// Returns the modules that the devices of a monitor need besides virtio_net and virtio_rng.
-pub(super) const fn modules(vmm: Vmm) -> &'static [&'static str] {
-    match vmm {
-        Vmm::Qemu | Vmm::Hyperv => &["virtio_pci", "virtio_console"],
-        // Its devices are on no bus but announced by ACPI (`device_manager/mmio.rs`: LNRO0005).
-        Vmm::Firecracker => &["virtio_mmio", "vmw_vsock_virtio_transport"],
-        Vmm::CloudHypervisor => &["virtio_pci", "vmw_vsock_virtio_transport"],
-    }
+pub(super) const fn modules(vmm: Vmm) -> [&'static str; 2] {
+    monitor(vmm).modules()
 }
 
 impl Chosen {

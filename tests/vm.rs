@@ -648,6 +648,9 @@ fn an_image_is_run_like_a_program() {
     let new = images.space.path("shared/new");
     assert_eq!(fs::read_to_string(new).unwrap(), "inside\n");
 
+    let absent = images.run(&["-v", "data:/data", &box_]);
+    assert_eq!(absent.code, Some(1));
+    assert!(absent.stderr.contains("make it first"), "{}", absent.stderr);
     let missing = images.run(&["--entrypoint", "/nothing", &box_]);
     assert_eq!(missing.code, Some(127));
     assert!(missing.stderr.contains("/nothing"), "{}", missing.stderr);

@@ -94,7 +94,15 @@ impl Shares {
         index: usize,
         detached: bool,
     ) -> io::Result<()> {
-        let directory = directory.canonicalize()?;
+        let directory = directory
+            .canonicalize()
+            .map_err(|error| match error.kind() {
+                // Docker would make a volume of that name.
+                io::ErrorKind::NotFound => io::Error::other(
+                    "there is no such directory; make it first (a bare name is one, too)",
+                ),
+                _ => error,
+            })?;
         if !directory.is_dir() {
             return Err(io::ErrorKind::NotADirectory.into());
         }

@@ -1,7 +1,8 @@
 //! Sizes and durations as people write them on the command line; [`crate::ui::units`] says them.
 //!
 //! Enters: `10GB`, `512MiB`, `30d`, `1h30m`. Leaves: bytes and durations, or what is wrong with the
-//! text, in words for clap to show. A bare number is refused: nobody knows what it counts.
+//! text, in words for clap to show. A bare number is refused, for nobody knows what it counts; only of a
+//! machine's memory LinuxKit has said.
 
 use std::time::Duration;
 
@@ -77,6 +78,28 @@ pub(crate) fn size(text: &str) -> Result<u64, String> {
     .ok_or_else(|| "a size is a number and its unit: 500MB, 10GB, 1.5GiB".to_owned())
 }
 
+/// Reads an amount of memory: in MiB as LinuxKit has it, or with Docker's units. Returns MiB.
+///
+/// # Errors
+/// In words, when the text is no amount, or too small for any machine.
+pub(crate) fn memory(text: &str) -> Result<u32, String> {
+    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let shift = match text[digits.len()..].to_ascii_lowercase().as_str() {
+        "b" => Some(0),
+        "k" => Some(10),
+        "" | "m" => Some(20),
+        "g" => Some(30),
+        _ => None,
+    };
+    let bytes = shift.zip(digits.parse::<u32>().ok());
+    let mebibytes = bytes.map(|(shift, number)| (u64::from(number) << shift) >> 20);
+    match mebibytes.and_then(|mebibytes| u32::try_from(mebibytes).ok()) {
+        Some(mebibytes @ 16..) => Ok(mebibytes),
+        Some(_) => Err("a machine needs 16 MiB or more".to_owned()),
+        None => Err("an amount of memory is written 512, 512m or 2g".to_owned()),
+    }
+}
+
 /// Reads a duration: `30d`, `12h`, `90m`, `1d12h`; units are w, d, h, m and s.
 ///
 /// # Errors
@@ -139,6 +162,26 @@ mod tests {
             "١GB",
         ] {
             assert!(size(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn memory_is_as_linuxkit_or_docker_has_it() {
+        for (text, mebibytes) in [("64", 64), ("1g", 1024), ("32768K", 32), ("2G", 2048)] {
+            assert_eq!(memory(text), Ok(mebibytes), "{text}");
+        }
+        for wrong in [
+            "",
+            "m",
+            "15",
+            "1x",
+            "-1",
+            "1.5g",
+            "1mb",
+            "99999999999",
+            "1b",
+        ] {
+            assert!(memory(wrong).is_err(), "{wrong}");
         }
     }
 

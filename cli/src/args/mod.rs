@@ -37,6 +37,7 @@ pub(crate) use self::media::Media;
 pub(crate) use self::sbom::{Bill, Form, Sbom};
 use crate::exit;
 use crate::machine::{Networking, Publish};
+use crate::units;
 use crate::vm::disk::{Wish, mebibytes};
 use crate::vm::share::Volume;
 
@@ -271,25 +272,6 @@ pub(crate) struct Sources {
     pub(crate) ca_file: Vec<PathBuf>,
 }
 
-/// Reads an amount of memory: in MiB as LinuxKit has it, or with Docker's units. Returns MiB.
-fn memory(text: &str) -> Result<u32, String> {
-    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
-    let shift = match text[digits.len()..].to_ascii_lowercase().as_str() {
-        "b" => Some(0),
-        "k" => Some(10),
-        "" | "m" => Some(20),
-        "g" => Some(30),
-        _ => None,
-    };
-    let bytes = shift.zip(digits.parse::<u32>().ok());
-    let mebibytes = bytes.map(|(shift, number)| (u64::from(number) << shift) >> 20);
-    match mebibytes.and_then(|mebibytes| u32::try_from(mebibytes).ok()) {
-        Some(mebibytes @ 16..) => Ok(mebibytes),
-        Some(_) => Err("a machine needs 16 MiB or more".to_owned()),
-        None => Err("an amount of memory is written 512, 512m or 2g".to_owned()),
-    }
-}
-
 /// `kiln lock`.
 #[derive(Debug, Args)]
 pub(crate) struct Lock {
@@ -341,7 +323,7 @@ pub(crate) struct Run {
     #[arg(long, hide = true)]
     pub(crate) rm: bool,
     /// Memory in MiB, or with a unit: 512m, 2g
-    #[arg(short, long, alias = "memory", value_name = "MIB", default_value = "1024", value_parser = memory)]
+    #[arg(short, long, alias = "memory", value_name = "MIB", default_value = "1024", value_parser = units::memory)]
     pub(crate) mem: u32,
     /// Processors
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=1024))]
@@ -473,22 +455,6 @@ mod tests {
         assert_eq!((all.mem, all.verbose), (512, 0));
         assert_eq!((all.volume.len(), all.volume[1].readonly), (2, true));
         assert_eq!(all.words, ["ls", "-l"]);
-        for (text, mebibytes) in [("64", 64), ("1g", 1024), ("32768K", 32), ("2G", 2048)] {
-            assert_eq!(memory(text), Ok(mebibytes), "{text}");
-        }
-        for wrong in [
-            "",
-            "m",
-            "15",
-            "1x",
-            "-1",
-            "1.5g",
-            "1mb",
-            "99999999999",
-            "1b",
-        ] {
-            assert!(memory(wrong).is_err(), "{wrong}");
-        }
         // Everywhere else the letter is of what is shown.
         assert_eq!(run("--verbose --verbose x").unwrap().verbose, 2);
         let error = run("-v hello.yml").unwrap_err().to_string();

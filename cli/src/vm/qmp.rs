@@ -1,6 +1,6 @@
 //! QEMU's machine protocol (docs/interop/qmp-spec): as much as ending a machine takes.
 
-use std::io::{self, BufRead, BufReader, Write};
+use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
@@ -11,6 +11,9 @@ use super::monitor::{Ask, connect};
 
 /// QEMU answers at once, or hangs.
 const PATIENCE: Duration = Duration::from_secs(5);
+
+/// As much it says to one who asks, its events included: a few kilobytes as a rule.
+const ANSWERS_BYTES_MAX: u64 = 1 << 20;
 
 /// How often it is tried again, and after what time.
 const TRIES: usize = 5;
@@ -38,7 +41,7 @@ fn is_gone(error: &io::Error) -> bool {
 
 fn ask_once(socket: &Path, what: Ask) -> io::Result<()> {
     let stream = connect(socket, PATIENCE)?;
-    let mut answers = BufReader::new(stream.try_clone()?);
+    let mut answers = BufReader::new(stream.try_clone()?.take(ANSWERS_BYTES_MAX));
     let mut stream = stream;
     // The greeting.
     read(&mut answers)?;

@@ -26,6 +26,7 @@ pub(crate) use origins::registry;
 pub use plan::{describe, fetch, merged};
 pub use services::{Base, Ground, ServiceBundle, ServiceState, service_bundle, service_states};
 pub use settings::image_settings;
+pub(crate) use walk::walk;
 
 use std::borrow::Cow;
 use std::fs::File;

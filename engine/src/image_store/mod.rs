@@ -31,13 +31,12 @@ pub use pull::Pulled;
 pub use push::{PushOptions, Pushed};
 pub use send::SendOptions;
 
-use crate::build::{BuildError, Network};
-use crate::event::{Event, Listener};
+use crate::build::{BuildError, Network, walk};
+use crate::event::Listener;
 use crate::source::error::SourceErrorKind;
 use crate::source::registry::Registry;
 use crate::source::{Platform, Reference};
 use crate::spec::nearest;
-use crate::step::scheduler::run as run_graph;
 use crate::step::{Need, Step, StepError};
 use gather::{Blob, Gathered};
 
@@ -127,12 +126,9 @@ impl<'a> Images<'a> {
 
     /// Runs steps, all of them; returns their objects.
     fn run(&self, steps: Need) -> Result<Arc<kiln_cache::Action>, BuildError> {
-        let root: Arc<dyn Step> = Arc::new(fetch::All(steps));
-        let run = run_graph(&self.cache, self.listener, self.cancel, &root);
-        for note in self.registry.take_notes() {
-            self.listener.event(&Event::Warning(note));
-        }
-        Ok(run?.0)
+        let all = fetch::All(steps);
+        let done = walk(&self.registry, all, &self.cache, self.listener, self.cancel);
+        Ok(done?.0)
     }
 }
 

@@ -18,6 +18,14 @@ pub(crate) fn in_child() -> bool {
     IN_CHILD.load(Ordering::Relaxed)
 }
 
+/// Returns what a call of the C library says of itself by its status.
+fn done(status: libc::c_int) -> io::Result<()> {
+    match status {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
 /// The C entry point, used instead of std's own.
 ///
 /// std's start-up opens `/dev/null` for closed standard fds and aborts when it cannot; in an
@@ -219,39 +227,27 @@ fn signal_set(signals: &[libc::c_int]) -> libc::sigset_t {
 /// Sends a signal to every process but PID 1 and the caller (kill(2) with −1).
 pub(crate) fn kill_all(signal: libc::c_int) -> io::Result<()> {
     // SAFETY: plain system call.
-    match unsafe { libc::kill(-1, signal) } {
-        0 => Ok(()),
-        _ => Err(io::Error::last_os_error()),
-    }
+    done(unsafe { libc::kill(-1, signal) })
 }
 
 /// Sends a signal, real-time ones included, to one process.
 pub(crate) fn kill(pid: rustix::process::Pid, signal: libc::c_int) -> io::Result<()> {
     // SAFETY: plain system call.
-    match unsafe { libc::kill(pid.as_raw_nonzero().get(), signal) } {
-        0 => Ok(()),
-        _ => Err(io::Error::last_os_error()),
-    }
+    done(unsafe { libc::kill(pid.as_raw_nonzero().get(), signal) })
 }
 
 /// Has the kernel use a file or device as swap (swapon(2)).
 pub(crate) fn swap_on(path: &std::path::Path) -> io::Result<()> {
     let path = CString::new(std::os::unix::ffi::OsStrExt::as_bytes(path.as_os_str()))?;
     // SAFETY: the path is a C string that outlives the call.
-    match unsafe { libc::swapon(path.as_ptr(), 0) } {
-        0 => Ok(()),
-        _ => Err(io::Error::last_os_error()),
-    }
+    done(unsafe { libc::swapon(path.as_ptr(), 0) })
 }
 
 /// Ends that (swapoff(2)): what is in it comes back into memory.
 pub(crate) fn swap_off(path: &str) -> io::Result<()> {
     let path = CString::new(path)?;
     // SAFETY: the path is a C string that outlives the call.
-    match unsafe { libc::swapoff(path.as_ptr()) } {
-        0 => Ok(()),
-        _ => Err(io::Error::last_os_error()),
-    }
+    done(unsafe { libc::swapoff(path.as_ptr()) })
 }
 
 /// `BLKRRPART` and `BLKPG` (`include/uapi/linux/fs.h`, `blkpg.h`).
@@ -265,10 +261,7 @@ const EXT4_IOC_RESIZE_FS: libc::c_ulong = 0x4008_6610;
 /// Has the kernel read a disk's partition table again; busy partitions are an error.
 pub(crate) fn reread_partitions(disk: BorrowedFd<'_>) -> io::Result<()> {
     // SAFETY: BLKRRPART takes no argument.
-    match unsafe { libc::ioctl(disk.as_raw_fd(), BLKRRPART as _) } {
-        0 => Ok(()),
-        _ => Err(io::Error::last_os_error()),
-    }
+    done(unsafe { libc::ioctl(disk.as_raw_fd(), BLKRRPART as _) })
 }
 
 /// Tells the kernel a partition's new length in bytes, mounted or not.
@@ -307,25 +300,19 @@ pub(crate) fn resize_partition(
         data: &raw mut partition,
     };
     // SAFETY: both structures are the kernel's and outlive the call.
-    match unsafe { libc::ioctl(disk.as_raw_fd(), BLKPG as _, &raw const argument) } {
-        0 => Ok(()),
-        _ => Err(io::Error::last_os_error()),
-    }
+    done(unsafe { libc::ioctl(disk.as_raw_fd(), BLKPG as _, &raw const argument) })
 }
 
 /// Grows the mounted ext4 file system that `inside` is in to a number of blocks.
 pub(crate) fn resize_ext4(inside: BorrowedFd<'_>, blocks: u64) -> io::Result<()> {
     // SAFETY: the kernel reads one u64.
-    match unsafe {
+    done(unsafe {
         libc::ioctl(
             inside.as_raw_fd(),
             EXT4_IOC_RESIZE_FS as _,
             &raw const blocks,
         )
-    } {
-        0 => Ok(()),
-        _ => Err(io::Error::last_os_error()),
-    }
+    })
 }
 
 /// `struct dm_ioctl` (`include/uapi/linux/dm-ioctl.h`), and where in it the length is.
@@ -346,10 +333,7 @@ pub(crate) fn device_mapper(
     // `_IOWR(0xfd, command, struct dm_ioctl)`.
     let number = 0xc000_fd00 | (DM_IOCTL_BYTES as u32) << 16 | u32::from(command);
     // SAFETY: the kernel reads and writes no more than the length that the request says.
-    match unsafe { libc::ioctl(control.as_raw_fd(), number as _, request.as_mut_ptr()) } {
-        0 => Ok(()),
-        _ => Err(io::Error::last_os_error()),
-    }
+    done(unsafe { libc::ioctl(control.as_raw_fd(), number as _, request.as_mut_ptr()) })
 }
 
 /// Brings the loopback interface up; the kernel gives it its addresses (netdevice(7)).
@@ -361,16 +345,13 @@ pub(crate) fn loopback_up() -> io::Result<()> {
     let flags = SocketFlags::CLOEXEC;
     let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::DGRAM, flags, None)?;
     // SAFETY: the kernel reads one `struct ifreq`.
-    match unsafe {
+    done(unsafe {
         libc::ioctl(
             socket.as_raw_fd(),
             libc::SIOCSIFFLAGS as _,
             &raw const request,
         )
-    } {
-        0 => Ok(()),
-        _ => Err(io::Error::last_os_error()),
-    }
+    })
 }
 
 /// EtherType of IPv4.

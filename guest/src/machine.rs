@@ -148,7 +148,7 @@ fn listed_modules() -> Vec<u8> {
 }
 
 /// Reads what modules the running kernel has.
-fn module_files() -> Files {
+pub(crate) fn module_files() -> Files {
     let release = rustix::system::uname();
     Files::read(Path::new("/"), &release.release().to_string_lossy())
 }
@@ -237,9 +237,8 @@ pub(crate) fn load_deferred(cmdline: &Cmdline, seen: &mut Seen) {
 }
 
 /// Loads what devices want that were not there before, without having been told of them.
-pub(crate) fn load_for_new_devices(cmdline: &Cmdline, seen: &mut Seen) {
-    let files = module_files();
-    Loader::new(&files, cmdline, RunningKernel, seen).coldplug(Path::new("/sys"));
+pub(crate) fn load_for_new_devices(files: &Files, cmdline: &Cmdline, seen: &mut Seen) {
+    Loader::new(files, cmdline, RunningKernel, seen).coldplug(Path::new("/sys"));
 }
 
 /// Loads what new devices want.

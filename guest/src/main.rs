@@ -121,7 +121,7 @@ fn live(began: Instant, arguments: &[&CStr]) -> Result<Infallible> {
     console::open();
     mounts::other_mounts()?;
     debug!("mounted after {:?}", began.elapsed());
-    root::enter(&cmdline, arguments)?;
+    root::enter(&cmdline, own_path, arguments.get(1..).unwrap_or_default())?;
     let onboot = read_all(Phase::Onboot);
     let services = read_all(Phase::Service);
     let mut supervisor = Supervisor::new(cmdline.clone(), true)?;

@@ -17,6 +17,7 @@ use crate::bundle::CONTAINERS;
 use crate::cmdline::Cmdline;
 use crate::error::{Context, Error, Result};
 use crate::loader::Seen;
+use crate::modules::Files;
 use crate::rootfs::{self, Inside};
 use crate::verity::{self, Options};
 use crate::{console, debug, jobs, machine, mounts, say, sys};
@@ -28,7 +29,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(10);
 const AT: &str = "/run/root";
 
 /// Ends up in another init if the command line names a root and this system is there to find it.
-pub(crate) fn enter(cmdline: &Cmdline, arguments: &[&CStr]) -> Result<()> {
+pub(crate) fn enter(cmdline: &Cmdline, own_path: Option<&str>, words: &[&CStr]) -> Result<()> {
     let (root, hash) = (cmdline.value("root"), cmdline.value("roothash"));
     if root.or(hash).is_none() || !mounts::is_initramfs() {
         return Ok(());
@@ -40,11 +41,12 @@ pub(crate) fn enter(cmdline: &Cmdline, arguments: &[&CStr]) -> Result<()> {
         );
         return Ok(());
     }
-    if let Some(path) = arguments.first().and_then(|path| path.to_str().ok()) {
+    if let Some(path) = own_path {
         machine::answer_the_kernel(path);
     }
     let mut search = Search {
         cmdline,
+        files: machine::module_files(),
         seen: Seen::default(),
         began: Instant::now(),
     };
@@ -58,12 +60,13 @@ pub(crate) fn enter(cmdline: &Cmdline, arguments: &[&CStr]) -> Result<()> {
     debug!("root {} found", device.display());
     let init = cmdline.value("init").unwrap_or("/sbin/init");
     // What the kernel did not know itself is for init.
-    replace_us(init, arguments.get(1..).unwrap_or_default())
+    replace_us(init, words)
 }
 
 /// Devices are looked for, and modules loaded for what appears.
 struct Search<'a> {
     cmdline: &'a Cmdline,
+    files: Files,
     seen: Seen,
     began: Instant,
 }
@@ -79,7 +82,7 @@ impl Search<'_> {
                 return Err(Error::new(missing));
             }
             std::thread::sleep(LOOK_EVERY);
-            machine::load_for_new_devices(self.cmdline, &mut self.seen);
+            machine::load_for_new_devices(&self.files, self.cmdline, &mut self.seen);
         }
     }
 

@@ -64,9 +64,16 @@ impl FromStr for Volume {
 /// A directory to be shared, and whether it is only read.
 pub(crate) type Shared = (PathBuf, bool);
 
+/// The program, and whether it can keep a directory from being written to by itself.
+type Server = (&'static str, bool);
+
 /// Servers that no monitor has connected to yet.
 #[derive(Debug, Default)]
-pub(crate) struct Shares(Vec<Child>);
+pub(crate) struct Shares {
+    children: Vec<Child>,
+    /// Looked for once.
+    server: Option<Server>,
+}
 
 impl Shares {
     /// Serves directories to a machine, in order.
@@ -116,7 +123,10 @@ impl Shares {
             return Err(io::Error::other("virtiofsd takes no path with a comma"));
         }
         let file = File::create(&log)?;
-        let (program, knows_readonly) = find()?;
+        let (program, knows_readonly) = match self.server {
+            Some(server) => server,
+            None => *self.server.insert(find()?),
+        };
         let mut command = Command::new(program);
         command
             .args([socket_path, "-o".into(), source])
@@ -151,28 +161,28 @@ impl Shares {
             }
             std::thread::sleep(LOOK_EVERY);
         }
-        self.0.push(child);
+        self.children.push(child);
         Ok(())
     }
 
     /// Leaves the servers to their monitor.
     pub(crate) fn hand_over(mut self) {
-        self.0.clear();
+        self.children.clear();
     }
 }
 
 impl Drop for Shares {
     fn drop(&mut self) {
-        for child in &mut self.0 {
+        for child in &mut self.children {
             let _ = child.kill();
             let _ = child.wait();
         }
     }
 }
 
-/// Finds virtiofsd, and whether it can keep a directory from being written to by itself: the one in
-/// Rust, since its version 1.13; QEMU's own never could.
-fn find() -> io::Result<(&'static str, bool)> {
+/// Finds virtiofsd. The one in Rust knows read-only directories since its version 1.13; QEMU's own
+/// never did.
+fn find() -> io::Result<Server> {
     for program in PROGRAMS {
         match Command::new(program).arg("--help").output() {
             Ok(help) => {

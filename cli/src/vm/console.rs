@@ -218,7 +218,7 @@ fn taken() -> io::Error {
 
 /// Opens the pipe to a monitor's standard input, when there is one.
 fn input(path: &Path) -> io::Result<Option<File>> {
-    // As above.
+    // A guest that does not read its console must not keep us.
     let nonblock = OFlags::NONBLOCK.bits().cast_signed();
     let mut options = OpenOptions::new();
     options.read(true).write(true).custom_flags(nonblock);

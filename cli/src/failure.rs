@@ -114,8 +114,12 @@ impl Failure {
         )
     }
 
-    /// A command of the guest's that ended with a status of its own and has said why, or one that a
-    /// signal ended: nothing went wrong that needs words.
+    /// What a signal ended, and that needs no words.
+    pub(crate) const fn by_signal(number: u8) -> Self {
+        Self::with_status(exit::signal(number))
+    }
+
+    /// A command of the guest's that ended with a status of its own and has said why.
     pub(crate) const fn with_status(status: u8) -> Self {
         Self {
             code: status,

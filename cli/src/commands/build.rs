@@ -60,7 +60,16 @@ pub(super) fn with_progress<T>(
     printer: Printer,
     work: impl FnOnce(&Progress, &AtomicBool) -> Result<T, BuildError>,
 ) -> Result<T, Failure> {
-    let interruption = watch_signals()?;
+    with_progress_until(&watch_signals()?, cache, printer, work)
+}
+
+/// As [`with_progress`], for who listens for signals already.
+pub(super) fn with_progress_until<T>(
+    interruption: &Interruption,
+    cache: &Path,
+    printer: Printer,
+    work: impl FnOnce(&Progress, &AtomicBool) -> Result<T, BuildError>,
+) -> Result<T, Failure> {
     let progress = Progress::new(printer, interruption.flag().clone());
     let result = work(&progress, interruption.flag());
     // What is drawn must be gone before anything else is said.

@@ -18,7 +18,6 @@ use serde_json::Value;
 use super::vm::{PATIENCE, find, silent};
 use super::{build, request};
 use crate::args::{Common, Replace};
-use crate::exit;
 use crate::failure::Failure;
 use crate::signals::Interruption;
 use crate::ui::printer::Printer;
@@ -224,7 +223,7 @@ fn talk(
             let hint = Some(rest.trim_end()).filter(|rest| !rest.is_empty());
             Err(Failure::failed(first, None, hint.map(str::to_owned)))
         }
-        End::Left => Err(Failure::with_status(exit::signal(interruption.number()))),
+        End::Left => Err(Failure::by_signal(interruption.number())),
         End::Silence => Err(silent(place)),
     }
 }

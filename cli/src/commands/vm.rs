@@ -5,7 +5,6 @@ use std::time::{Duration, SystemTime};
 
 use super::{build, print, replace};
 use crate::args::{Guest, Named, Vm};
-use crate::exit;
 use crate::failure::Failure;
 use crate::ui::printer::Printer;
 use crate::vm::console::{self, Console};
@@ -190,7 +189,7 @@ fn talk(verb: &str, guest: &Guest) -> Result<(), Failure> {
     match port.relay(raw, Some(PATIENCE), cancelled).map_err(cannot)? {
         End::Status(0) => Ok(()),
         End::Status(status) => Err(Failure::with_status(status)),
-        End::Left => Err(Failure::with_status(exit::signal(interruption.number()))),
+        End::Left => Err(Failure::by_signal(interruption.number())),
         End::Silence => Err(silent(&place)),
     }
 }

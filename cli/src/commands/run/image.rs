@@ -6,6 +6,7 @@
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
 use std::time::{Duration, SystemTime};
 
 use kiln_cache::KeyBuilder;
@@ -18,7 +19,9 @@ use super::vmm;
 use crate::args::{Common, Run, Vmm};
 use crate::failure::Failure;
 use crate::machine::Networking;
+use crate::signals::Interruption;
 use crate::ui::printer::Printer;
+use crate::ui::progress::Progress;
 
 /// The service's name.
 pub(super) const SERVICE: &str = "main";
@@ -77,6 +80,7 @@ pub(super) fn build_prefix(
     arguments: &Run,
     image: &str,
     architecture: &str,
+    interruption: &Interruption,
     printer: Printer,
 ) -> Result<(PathBuf, Request), Failure> {
     let common = Common {
@@ -87,9 +91,9 @@ pub(super) fn build_prefix(
     };
     let mut asked = request::request(&[], vec![Format::KernelInitrd], &common)?;
     asked.docker = request::docker(arguments.docker)?;
-    let settings = build::with_progress(&asked.cache, printer, |progress, cancel| {
-        image_settings(&asked, image, progress, cancel)
-    })?;
+    let look =
+        |progress: &Progress, cancel: &AtomicBool| image_settings(&asked, image, progress, cancel);
+    let settings = build::with_progress_until(interruption, &asked.cache, printer, look)?;
     let yaml = description(arguments, image, &settings, architecture)?;
     let key = KeyBuilder::new("run", 1)
         .field("description", &yaml)
@@ -107,7 +111,7 @@ pub(super) fn build_prefix(
         directory: directory.clone(),
         name: SERVICE.to_owned(),
     };
-    build::build(&asked, &build::watch_signals()?, printer)?;
+    build::build(&asked, interruption, printer)?;
     Ok((directory.join(SERVICE), asked))
 }
 
@@ -173,35 +177,7 @@ fn service(arguments: &Run, image: &str, settings: &ImageConfig) -> Result<Value
             "say it: kiln run IMAGE -- PROGRAM ARGS",
         ));
     }
-    let mut env = settings.env.clone();
-    let has_path = env.iter().any(|variable| variable.starts_with("PATH="));
-    if !has_path {
-        env.push("PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin".to_owned());
-    }
-    let mut given = Vec::new();
-    for file in &arguments.env_file {
-        let text = fs::read_to_string(file).map_err(|error| {
-            let message = format!("cannot read the variables in {}", file.display());
-            Failure::failed(message, Some(&error), None)
-        })?;
-        // As Docker: no quotes, no continuation; a value keeps the blanks at its end.
-        let lines = text.lines().map(str::trim_start);
-        let lines = lines.filter(|line| !line.is_empty() && !line.starts_with('#'));
-        given.extend(lines.map(str::to_owned));
-    }
-    for variable in given.iter().chain(&arguments.env) {
-        let name = variable.split('=').next().unwrap_or_default();
-        let value = match variable.contains('=') {
-            true => variable.clone(),
-            // As Docker: the name alone hands on ours.
-            false => match std::env::var(name) {
-                Ok(value) => format!("{name}={value}"),
-                Err(_) => continue,
-            },
-        };
-        env.retain(|other| other.split('=').next() != Some(name));
-        env.push(value);
-    }
+    let env = environment(arguments, settings)?;
     let mut annotations = match arguments.detach {
         true => json!({"kiln.main": "on"}),
         false => json!({"kiln.main": "attach", "kiln.console": "off"}),
@@ -242,6 +218,40 @@ fn service(arguments: &Run, image: &str, settings: &ImageConfig) -> Result<Value
         "mounts": mounts,
         "annotations": annotations,
     }))
+}
+
+/// Returns the image's variables with those of the command line, of which the last one counts.
+fn environment(arguments: &Run, settings: &ImageConfig) -> Result<Vec<String>, Failure> {
+    let mut env = settings.env.clone();
+    let has_path = env.iter().any(|variable| variable.starts_with("PATH="));
+    if !has_path {
+        env.push("PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin".to_owned());
+    }
+    let mut given = Vec::new();
+    for file in &arguments.env_file {
+        let text = fs::read_to_string(file).map_err(|error| {
+            let message = format!("cannot read the variables in {}", file.display());
+            Failure::failed(message, Some(&error), None)
+        })?;
+        // As Docker: no quotes, no continuation; a value keeps the blanks at its end.
+        let lines = text.lines().map(str::trim_start);
+        let lines = lines.filter(|line| !line.is_empty() && !line.starts_with('#'));
+        given.extend(lines.map(str::to_owned));
+    }
+    for variable in given.iter().chain(&arguments.env) {
+        let name = variable.split('=').next().unwrap_or_default();
+        let value = match variable.contains('=') {
+            true => variable.clone(),
+            // As Docker: the name alone hands on ours.
+            false => match std::env::var(name) {
+                Ok(value) => format!("{name}={value}"),
+                Err(_) => continue,
+            },
+        };
+        env.retain(|other| other.split('=').next() != Some(name));
+        env.push(value);
+    }
+    Ok(env)
 }
 
 /// Debian's smallest kernel for virtual machines.

@@ -19,7 +19,6 @@ use self::what::What;
 use super::replace::Built;
 use super::{build, print, replace, request, watch};
 use crate::args::{Accel, Run, Vmm};
-use crate::exit;
 use crate::failure::Failure;
 use crate::firmware::Firmware;
 use crate::kvm;
@@ -59,7 +58,7 @@ pub(super) fn run(arguments: &Run, printer: Printer) -> Result<(), Failure> {
     // From now on until the machine has ended, whoever looks.
     let interruption = build::watch_signals()?;
     let window = tcgetwinsize(io::stdin()).ok().filter(|_| arguments.tty);
-    let (prefix, built) = what.build(arguments, &architecture, printer)?;
+    let (prefix, built) = what.build(arguments, &architecture, &interruption, printer)?;
     let name = what.name(&prefix);
     let place = Place::create(&name).map_err(|error| {
         Failure::failed("cannot make a place for the machine", Some(&error), None)
@@ -191,7 +190,7 @@ fn boot(
     let console = console.map_err(|error| {
         process.end(false);
         match cancelled() {
-            true => Failure::with_status(exit::signal(interruption.number())),
+            true => Failure::by_signal(interruption.number()),
             false => cannot(&error, process.complaint()),
         }
     })?;

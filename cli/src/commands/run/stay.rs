@@ -5,7 +5,6 @@
 use std::io;
 
 use super::image;
-use crate::exit;
 use crate::failure::Failure;
 use crate::signals::Interruption;
 use crate::ui::printer::Printer;
@@ -45,7 +44,7 @@ pub(super) fn stay(
         }
         Ok(End::Signal) => {
             process.end(true);
-            Err(Failure::with_status(exit::signal(interruption.number())))
+            Err(Failure::by_signal(interruption.number()))
         }
         Err(error) => {
             process.end(true);
@@ -84,7 +83,7 @@ pub(super) fn attach(
         }
         Ok(control::End::Left | control::End::Silence) => {
             process.end(true);
-            Err(Failure::with_status(exit::signal(interruption.number())))
+            Err(Failure::by_signal(interruption.number()))
         }
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {
             process.end(true);

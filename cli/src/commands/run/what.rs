@@ -16,6 +16,7 @@ use crate::args::Run;
 use crate::failure::Failure;
 use crate::machine::Boot;
 use crate::medium::Medium;
+use crate::signals::Interruption;
 use crate::ui::printer::Printer;
 use crate::vm::disk::Disk;
 use crate::vm::place::Place;
@@ -90,15 +91,16 @@ impl What {
         &self,
         arguments: &Run,
         architecture: &str,
+        interruption: &Interruption,
         printer: Printer,
     ) -> Result<(PathBuf, Option<Request>), Failure> {
         match self {
-            Self::Description => build_prefix(arguments, printer),
+            Self::Description => build_prefix(arguments, interruption, printer),
             Self::Outputs { prefix, .. } => Ok((prefix.clone(), None)),
             Self::Medium { file, medium } => Ok((medium_prefix(file, medium), None)),
             Self::Image(image) => {
                 let (prefix, request) =
-                    image::build_prefix(arguments, image, architecture, printer)?;
+                    image::build_prefix(arguments, image, architecture, interruption, printer)?;
                 Ok((prefix, Some(request)))
             }
         }
@@ -241,13 +243,16 @@ const fn has_data(arguments: &Run) -> bool {
 }
 
 /// Builds the description and returns the prefix of its outputs.
-fn build_prefix(arguments: &Run, printer: Printer) -> Result<(PathBuf, Option<Request>), Failure> {
+fn build_prefix(
+    arguments: &Run,
+    interruption: &Interruption,
+    printer: Printer,
+) -> Result<(PathBuf, Option<Request>), Failure> {
     let files = [arguments.system.clone()];
     let mut request = request::request(&files, vec![Format::KernelInitrd], &arguments.common)?;
     request.docker = request::docker(arguments.docker)?;
     vmm::shape(&mut request, arguments);
-    let interruption = build::watch_signals()?;
-    let report = build::build(&request, &interruption, printer)?;
+    let report = build::build(&request, interruption, printer)?;
     build::say_result(&request, &report, printer);
     match &request.destination {
         Destination::Directory { directory, name } => Ok((directory.join(name), Some(request))),
